@@ -1,0 +1,17 @@
+"""What the site does beyond MkDocs and its plugins; MkDocs calls in at `events.py`.
+
+content    the pages: front matter, twins, embeds, reading order
+figures    draw the figures; set them into the page
+formulas   formulas to HTML by KaTeX
+glossary   one file: glossary page, tooltips, dictionary of the search
+labs       notebooks: executed once, rendered in both languages
+__main__   the commands: build, serve, figures
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+SNIPPETS = ROOT / "snippets"
+CACHE = ROOT / ".cache"
+LANGUAGES = ("en", "zh")

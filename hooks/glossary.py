@@ -1,0 +1,175 @@
+"""The glossary: `docs/glossary.yml` makes the page, the tooltips and the search's dictionary."""
+
+import re
+import xml.etree.ElementTree as etree
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markdown import Extension, Markdown
+from markdown.treeprocessors import Treeprocessor
+from markdown.util import AtomicString
+from mkdocs.utils import get_relative_url
+
+from hooks import CACHE, DOCS
+from hooks.errors import did_you_mean, line_of, problem
+
+FILE = DOCS / "glossary.yml"
+REQUIRED = ("id", "en", "zh", "define_en", "define_zh")
+OPTIONAL = ("also", "page")
+TITLE = {"en": "Glossary", "zh": "术语表"}
+ABOUT = {
+    "en": "Each term in English and Chinese, in one sentence.",
+    "zh": "每个术语的中英文名称与一句话解释。",
+}
+COLUMNS = {"en": ("Term", "Chinese", "Meaning"), "zh": ("术语", "英文", "含义")}
+HAN = re.compile(r"[\u4e00-\u9fff]")
+
+
+def load(path: Path = FILE) -> list[dict[str, Any]]:
+    """The checked entries, in the order of their ids."""
+    text = path.read_text("utf-8")
+    terms = yaml.safe_load(text) or []
+    seen: dict[str, str] = {}
+    for term in terms:
+        line = line_of(text, f"- id: {term.get('id')}")
+        for field in REQUIRED:
+            if not isinstance(term.get(field), str):
+                raise problem(path, line, f"'{term.get('id')}' lacks '{field}'; add {field}: …")
+        for field in term:
+            if field not in REQUIRED + OPTIONAL:
+                hint = did_you_mean(field, REQUIRED + OPTIONAL)
+                raise problem(path, line, f"unknown field '{field}' in '{term['id']}'; {hint}")
+        for name in {term["en"].lower(), term["zh"].lower(), *map(str.lower, term.get("also", []))}:
+            if name in seen:
+                raise problem(
+                    path, line, f"'{name}' names both {seen[name]} and {term['id']}; keep one"
+                )
+            seen[name] = term["id"]
+    return sorted(terms, key=lambda term: term["id"])
+
+
+def page(lang: str) -> str:
+    """The glossary page in Markdown."""
+    other = "zh" if lang == "en" else "en"
+    rows = [
+        f'| <span id="{t["id"]}"></span>{_title(t, lang)} | {t[other]} | {t[f"define_{lang}"]} |'
+        for t in sorted(load(), key=lambda t: t["en"].lower())
+    ]
+    head = f"| {' | '.join(COLUMNS[lang])} |\n|---|---|---|\n"
+    front = f"---\ntitle: {TITLE[lang]}\ndescription: {ABOUT[lang]}\n---\n"
+    return f"{front}\n# {TITLE[lang]}\n\n{ABOUT[lang]}\n\n{head}" + "\n".join(rows) + "\n"
+
+
+def _title(term: dict[str, Any], lang: str) -> str:
+    if "page" not in term:
+        return term[lang]
+    suffix = "ipynb" if term["page"].startswith("labs/") else "md"
+    return f"[{term[lang]}]({term['page']}.{suffix})"
+
+
+def names(term: dict[str, Any], lang: str) -> list[str]:
+    """What a page in this language may call the term."""
+    found = [term["en"], term["zh"], *term.get("also", [])]
+    return [name for name in found if lang == "zh" or not HAN.search(name)]
+
+
+def dictionary() -> Path:
+    """A file that teaches the segmenter of the Chinese search our terms."""
+    words = {name for term in load() for name in names(term, "zh") if HAN.search(name)}
+    path = CACHE / "jieba.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{word} 100000\n" for word in sorted(words)), "utf-8")
+    return path
+
+
+class Terms(Extension):
+    """Links the first mention of each term on a page to the glossary, its meaning as tooltip."""
+
+    def __init__(self, lang: str) -> None:
+        super().__init__()
+        self.url = ""  # of the page being rendered
+        self.terms = {n.lower(): t for t in load() for n in names(t, lang)}
+        self.lang = lang
+        # Longest first; Latin names as whole words, with a plural s.
+        ordered = sorted(self.terms, key=len, reverse=True)
+        patterns = (
+            re.escape(n) if HAN.search(n) else rf"(?<![\w-]){re.escape(n)}(?=s?(?![\w-]))"
+            for n in ordered
+        )
+        self.pattern = re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE | re.ASCII)
+
+    def extendMarkdown(self, md: Markdown) -> None:
+        # After the inline patterns (20), so that links, code and formulas are known.
+        md.treeprocessors.register(_Marker(md, self), "terms", 15)
+
+
+class _Marker(Treeprocessor):
+    SKIP = frozenset(
+        [
+            "a",
+            "code",
+            "pre",
+            "h1",
+            "h2",
+            "h3",
+            "h4",
+            "h5",
+            "h6",
+            "abbr",
+            "summary",
+            "figure",
+            "script",
+            "th",
+        ]
+    )
+
+    def __init__(self, md: Markdown, terms: Terms) -> None:
+        super().__init__(md)
+        self.terms = terms
+
+    def run(self, root: etree.Element) -> None:
+        if self.terms.url != "glossary/":
+            self._walk(root, set())
+
+    def _walk(self, element: etree.Element, seen: set[str]) -> None:
+        """Mark the text of the element, then each child and what follows it."""
+        children = list(element)
+        if isinstance(element.text, str) and not isinstance(element.text, AtomicString):
+            element.text, links = self._mark(element.text, seen)
+            for i, link in enumerate(links):
+                element.insert(i, link)
+        for child in children:
+            if child.tag not in self.SKIP and "arithmatex" not in child.get("class", ""):
+                self._walk(child, seen)
+            if child.tail:
+                child.tail, links = self._mark(child.tail, seen)
+                at = list(element).index(child) + 1
+                for i, link in enumerate(links):
+                    element.insert(at + i, link)
+
+    def _mark(self, text: str, seen: set[str]) -> tuple[str, list[etree.Element]]:
+        """Text up to the first new term, and a link for each, with the text after it as tail."""
+        links: list[etree.Element] = []
+        head, last = "", 0
+        for match in self.terms.pattern.finditer(text):
+            term = self.terms.terms[match[0].lower()]
+            if term["id"] in seen:
+                continue
+            seen.add(term["id"])
+            between = text[last : match.start()]
+            if links:
+                links[-1].tail = between
+            else:
+                head = between
+            lang = self.terms.lang
+            href = get_relative_url(f"glossary/#{term['id']}", self.terms.url)
+            tip = f"{term['zh' if lang == 'en' else 'en']}: {term[f'define_{lang}']}"
+            link = etree.Element("a", {"class": "term", "href": href, "title": tip})
+            link.text = AtomicString(match[0])
+            links.append(link)
+            last = match.end()
+        if not links:
+            return text, []
+        links[-1].tail = text[last:]
+        return head, links

@@ -1,0 +1,311 @@
+"""Labs: `docs/labs/<name>.py`, a notebook in percent format, rendered by mkdocs-jupyter.
+
+One file holds both languages: a text cell says `lang="en"` or `lang="zh"`, code cells are shared.
+They are executed once, and again only when their code, a snippet they import or a requirement has
+changed; a cell that fails or warns stops the build.
+"""
+
+import ast
+import hashlib
+import os
+import re
+import tempfile
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from bs4 import BeautifulSoup, Tag
+from jupyter_client.manager import AsyncKernelManager
+from mkdocs.structure.files import Files
+from mkdocs.structure.pages import Page
+from mkdocs.structure.toc import get_toc
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+from hooks import CACHE, DOCS, LANGUAGES, ROOT
+from hooks.errors import problem
+from hooks.figures import clean, inline
+
+SETUP = {
+    "en": "Writes the snippets that this lab imports beside the notebook.",
+    "zh": "把本实验导入的代码片段写到笔记本旁边。",
+}
+DOWNLOAD = {"en": "Download the notebook", "zh": "下载笔记本"}
+COLAB = {"en": "Open in Colab", "zh": "在 Colab 中打开"}
+
+
+def sources() -> list[Path]:
+    return sorted((DOCS / "labs").glob("*.py"))
+
+
+def read(path: Path) -> tuple[list[NotebookNode], list[int]]:
+    """The cells and the line each begins on."""
+    text = path.read_text("utf-8")
+    cells = jupytext.reads(text, fmt="py:percent").cells
+    lines = [n for n, line in enumerate(text.splitlines(), 1) if line.startswith("# %%")]
+    if len(lines) != len(cells):
+        raise problem(path, 1, 'a lab begins with a cell: # %% [markdown] lang="en"')
+    pending = 0  # text cells in English that wait for their Chinese twin
+    for cell, line in zip(cells, lines, strict=True):
+        lang = cell.metadata.get("lang")
+        if cell.cell_type == "markdown" and lang not in LANGUAGES:
+            raise problem(path, line, 'a text cell says its language: lang="en" or lang="zh"')
+        pending += {"en": 1, "zh": -1}.get(lang, 0)
+        if pending not in (0, 1) or (cell.cell_type == "code" and pending):
+            raise problem(path, line, 'text cells come in pairs: first lang="en", then lang="zh"')
+    return cells, lines
+
+
+def front_matter(path: Path, lang: str) -> dict[str, Any]:
+    """Title, description, tags and `requires`, from the first text cell of the language."""
+    cells, lines = read(path)
+    for cell, line in zip(cells, lines, strict=True):
+        if cell.metadata.get("lang") != lang:
+            continue
+        title = re.match(r"# (.+)", cell.source)
+        meta = cell.metadata
+        if not title or "description" not in meta:
+            message = 'the first text cell has description="…" and begins with # # Title'
+            raise problem(path, line, message)
+        return {
+            "title": title[1],
+            "description": meta["description"],
+            "tags": meta.get("keywords", []),
+            "requires": meta.get("requires", []),
+        }
+    raise problem(path, 1, f"this lab has no text in '{lang}'")
+
+
+# Running ------------------------------------------------------------------------
+
+
+def closure(path: Path) -> list[Path]:
+    """The snippets that a Python file imports, and those that these import."""
+    found: list[Path] = []
+    todo = [path]
+    while todo:
+        file = todo.pop()
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            if node.level:
+                base = file.parents[node.level - 1]
+            elif (node.module or "").split(".")[0] == "snippets":
+                base = ROOT
+            else:
+                continue
+            target = base.joinpath(*(node.module or "").split(".")).with_suffix(".py")
+            if target not in found:
+                found.append(target)
+                todo.append(target)
+    return sorted(found)
+
+
+def execute(path: Path) -> list[list[NotebookNode]]:
+    """The outputs of each code cell, from the cache where nothing has changed."""
+    cells, lines = read(path)
+    code = [
+        (cell, line) for cell, line in zip(cells, lines, strict=True) if cell.cell_type == "code"
+    ]
+    digest = hashlib.sha256((ROOT / "requirements.txt").read_bytes())
+    for part in [*(cell.source for cell, _ in code), *(p.read_text() for p in closure(path))]:
+        digest.update(part.encode() + b"\0")
+    cache = CACHE / "labs" / f"{path.stem}-{digest.hexdigest()[:16]}.ipynb"
+    if not cache.is_file():
+        notebook = nbformat.v4.new_notebook(cells=[cell for cell, _ in code])
+        _run(notebook, path, [line for _, line in code])
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        for old in cache.parent.glob(f"{path.stem}-*.ipynb"):
+            old.unlink()
+        nbformat.write(notebook, cache)
+    return [cell.outputs for cell in nbformat.read(cache, as_version=4).cells]
+
+
+def _run(notebook: NotebookNode, path: Path, lines: list[int]) -> None:
+    print(f"Running {path.relative_to(ROOT)} …", flush=True)
+    # Over TCP the kernel warns that its messages are not encrypted.
+    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
+    with tempfile.TemporaryDirectory() as folder:
+        client = NotebookClient(
+            notebook, km=kernel, timeout=300, resources={"metadata": {"path": folder}}
+        )
+        try:
+            client.execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
+        except CellExecutionError as error:
+            index = next(i for i, c in enumerate(notebook.cells) if _failed(c))
+            inside = re.findall(r"line (\d+)", error.traceback.split("\n\n")[0])
+            line = lines[index] + (int(inside[0]) if inside else 0)
+            raise problem(
+                path,
+                line,
+                f"this cell fails: {error.ename}: {error.evalue}; mend it, then build again",
+            ) from None
+    for cell, line in zip(notebook.cells, lines, strict=True):
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                raise problem(path, line, f"this cell warns: {output.text.strip()}")
+
+
+def _failed(cell: NotebookNode) -> bool:
+    return any(output.output_type == "error" for output in cell.get("outputs", []))
+
+
+# Notebooks ------------------------------------------------------------------------
+
+
+def notebook(path: Path, lang: str) -> Path:
+    """The executed notebook in one language, as a file for mkdocs-jupyter."""
+    cells, _ = read(path)
+    outputs = iter(execute(path))
+    for cell in cells:
+        if cell.cell_type == "code":
+            cell.outputs = next(outputs)
+    return _write(_in_language(cells, lang), CACHE / "labs" / lang / "labs" / f"{path.stem}.ipynb")
+
+
+def download(path: Path, lang: str) -> str:
+    """The notebook without outputs, able to run where this project is not installed."""
+    cells, _ = read(path)
+    needed = {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in closure(path)}
+    setup = nbformat.v4.new_code_cell(
+        f"# {SETUP[lang]}\nfrom pathlib import Path\n\nfiles = {_literal(needed)}\n"
+        "for name, text in files.items():\n"
+        "    Path(name).parent.mkdir(parents=True, exist_ok=True)\n"
+        '    Path(name).write_text(text, encoding="utf-8")'
+    )
+    kept = _in_language(cells, lang)
+    first_code = next(i for i, cell in enumerate(kept) if cell.cell_type == "code")
+    return nbformat.writes(_plain([*kept[:first_code], setup, *kept[first_code:]]))
+
+
+def _literal(files: dict[str, str]) -> str:
+    """A dict as Python code that a person can read."""
+    items = "".join(f"    {name!r}: r'''{text}''',\n" for name, text in files.items())
+    return f"{{\n{items}}}"
+
+
+def _in_language(cells: list[NotebookNode], lang: str) -> list[NotebookNode]:
+    return [c for c in cells if c.cell_type == "code" or c.metadata.lang == lang]
+
+
+def _plain(cells: list[NotebookNode]) -> NotebookNode:
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"  # jupytext draws random ones
+        cell.metadata = {}
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def _write(cells: list[NotebookNode], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(nbformat.writes(_plain(cells)), "utf-8")
+    return path
+
+
+# Rendering ------------------------------------------------------------------------
+
+
+def tidy(content: str, path: Path, lang: str, page: Page, files: Files) -> str:
+    """What mkdocs-jupyter rendered, without its scripts and styles (600 KB and two foreign hosts).
+
+    Also mends headings (Chinese ones get the anchors of their English twins), links to pages,
+    formulas, and gives each plot the text alternative that its cell states.
+    """
+    cells, lines = read(path)
+    shown = [
+        (cell, line)
+        for cell, line in zip(cells, lines, strict=True)
+        if cell.cell_type == "code" or cell.metadata.lang == lang
+    ]
+    outputs = iter(execute(path))
+    anchors = iter(_anchors(cells))
+    soup = BeautifulSoup(content, "html.parser")
+    rendered = soup.select('.jp-Notebook-cell[id^="cell-id"]')
+    parts: list[str] = []
+    tokens: list[dict[str, Any]] = []
+    for node, (cell, line) in zip(rendered, shown, strict=True):
+        if cell.cell_type == "markdown":
+            text = node.select_one(".jp-RenderedMarkdown")
+            assert text
+            parts.append(_text(text, anchors, tokens, path, line, page, files))
+            if len(parts) == 1:
+                parts.append(_buttons(lang, path, page))
+        else:
+            source = node.select_one(".highlight-ipynb pre")
+            assert source
+            code = source.decode_contents().removeprefix("<span></span>")
+            parts.append(_code(code, "language-python"))
+            parts += [_output(o, cell, path, line, lang) for o in next(outputs)]
+    page.toc = get_toc(tokens)
+    return "\n".join(parts)
+
+
+def _anchors(cells: list[NotebookNode]) -> list[str]:
+    """The anchors of the headings, made of the English ones."""
+    text = "\n".join(c.source for c in cells if c.metadata.get("lang") == "en")
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return [re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") for title in titles]
+
+
+def _text(
+    node: Tag,
+    anchors: Any,
+    tokens: list[dict[str, Any]],
+    path: Path,
+    line: int,
+    page: Page,
+    files: Files,
+) -> str:
+    for link in node.select("a.anchor-link"):
+        link.decompose()
+    for heading in node.find_all(re.compile("^h[1-6]$")):
+        heading["id"] = next(anchors)
+        level, name = int(heading.name[1]), heading.get_text()
+        token = {"level": level, "id": heading["id"], "name": name, "children": []}
+        (tokens[0]["children"] if tokens and level > 1 else tokens).append(token)
+    for link in node.find_all("a", href=re.compile(r"\.(md|ipynb)(#|$)")):
+        target, _, anchor = str(link["href"]).partition("#")
+        uri = (Path("/labs") / target).resolve().as_posix().removeprefix("/")
+        file = files.get_file_from_path(uri)
+        if file is None:
+            raise problem(path, line, f"no page '{target}' to link to; check the path")
+        link["href"] = file.url_relative_to(page.file) + ("#" + anchor if anchor else "")
+    html = node.decode_contents()
+    html = re.sub(
+        r"<p>\s*\$\$(.+?)\$\$\s*</p>", r'<div class="arithmatex">\\[\1\\]</div>', html, flags=re.S
+    )
+    pieces = re.split(r"(<(?:code|pre).*?</(?:code|pre)>)", html, flags=re.DOTALL)
+    pieces[::2] = [
+        re.sub(r"\$([^$\n]+)\$", r'<span class="arithmatex">\\(\1\\)</span>', p)
+        for p in pieces[::2]
+    ]
+    return "".join(pieces)
+
+
+def _code(html: str, name: str) -> str:
+    return f'<div class="{name} highlight"><pre><span></span><code>{html}</code></pre></div>'
+
+
+def _output(output: NotebookNode, cell: NotebookNode, path: Path, line: int, lang: str) -> str:
+    if output.output_type == "stream":
+        return _code(escape(output.text), "language-text output")
+    data = output.data
+    if "image/svg+xml" in data:
+        alt = cell.metadata.get(f"alt_{lang}")
+        if not alt:
+            raise problem(path, line, f'this cell draws; say what is seen: # %% alt_{lang}="…"')
+        return inline(clean(data["image/svg+xml"]), alt)
+    if "image/png" in data:
+        message = 'plots are SVG; add set_matplotlib_formats("svg") to the first code cell'
+        raise problem(path, line, message)
+    return _code(escape(data["text/plain"]), "language-text output")
+
+
+def _buttons(lang: str, path: Path, page: Page) -> str:
+    links = [f'<a class="md-button" href="{path.stem}.ipynb" download>{DOWNLOAD[lang]}</a>']
+    if colab := page.meta.get("colab"):
+        links.append(f'<a class="md-button" href="{colab}">{COLAB[lang]}</a>')
+    return f"<p>{' '.join(links)}</p>"
