@@ -89,7 +89,7 @@ def serve() -> None:
         for path in [*SHARED, *(DOCS / lang for lang in LANGUAGES)]:
             server.watch(str(path))
         print(
-            f"\n  English  {url}\n  中文     {url}zh/\n\n  Edit a page and it reloads; Ctrl+C ends.\n"
+            f"\n  English  {url}\n  中文     {url}zh/\n\n  An edit reloads the page; Ctrl+C ends.\n"
         )
         try:
             server.serve()
