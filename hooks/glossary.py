@@ -9,7 +9,6 @@ import yaml
 from markdown import Extension, Markdown
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AtomicString
-from mkdocs.utils import get_relative_url
 
 from hooks import CACHE, DOCS
 from hooks.errors import did_you_mean, line_of, problem
@@ -32,7 +31,7 @@ def load(path: Path = FILE) -> list[dict[str, Any]]:
     terms = yaml.safe_load(text) or []
     seen: dict[str, str] = {}
     for term in terms:
-        line = line_of(text, f"- id: {term.get('id')}")
+        line = line_of(text, f"id: {term.get('id')}")
         for field in REQUIRED:
             if not isinstance(term.get(field), str):
                 raise problem(path, line, f"'{term.get('id')}' lacks '{field}'; add {field}: …")
@@ -71,7 +70,8 @@ def _title(term: dict[str, Any], lang: str) -> str:
 def names(term: dict[str, Any], lang: str) -> list[str]:
     """What a page in this language may call the term."""
     found = [term["en"], term["zh"], *term.get("also", [])]
-    return [name for name in found if lang == "zh" or not HAN.search(name)]
+    # A single Chinese sign stands in too many words to be told apart.
+    return [n for n in found if not HAN.search(n) or (lang == "zh" and len(n) > 1)]
 
 
 def dictionary() -> Path:
@@ -88,7 +88,8 @@ class Terms(Extension):
 
     def __init__(self, lang: str) -> None:
         super().__init__()
-        self.url = ""  # of the page being rendered
+        self.up = ""  # from the page being rendered to the root
+        self.active = True
         self.terms = {n.lower(): t for t in load() for n in names(t, lang)}
         self.lang = lang
         # Longest first; Latin names as whole words, with a plural s.
@@ -129,7 +130,7 @@ class _Marker(Treeprocessor):
         self.terms = terms
 
     def run(self, root: etree.Element) -> None:
-        if self.terms.url != "glossary/":
+        if self.terms.active:
             self._walk(root, set())
 
     def _walk(self, element: etree.Element, seen: set[str]) -> None:
@@ -163,7 +164,7 @@ class _Marker(Treeprocessor):
             else:
                 head = between
             lang = self.terms.lang
-            href = get_relative_url(f"glossary/#{term['id']}", self.terms.url)
+            href = f"{self.terms.up}glossary.md#{term['id']}"
             tip = f"{term['zh' if lang == 'en' else 'en']}: {term[f'define_{lang}']}"
             link = etree.Element("a", {"class": "term", "href": href, "title": tip})
             link.text = AtomicString(match[0])

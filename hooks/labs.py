@@ -126,14 +126,14 @@ def execute(path: Path) -> list[list[NotebookNode]]:
 
 def _run(notebook: NotebookNode, path: Path, lines: list[int]) -> None:
     print(f"Running {path.relative_to(ROOT)} …", flush=True)
-    # Over TCP the kernel warns that its messages are not encrypted.
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as sockets:
+        # Over TCP the kernel warns that its messages are not encrypted.
+        kernel = AsyncKernelManager(transport="ipc", ip=f"{sockets}/kernel")
         client = NotebookClient(
             notebook, km=kernel, timeout=300, resources={"metadata": {"path": folder}}
         )
         try:
-            client.execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
+            client.execute(cleanup_kc=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
         except CellExecutionError as error:
             index = next(i for i, c in enumerate(notebook.cells) if _failed(c))
             inside = re.findall(r"line (\d+)", error.traceback.split("\n\n")[0])
@@ -157,13 +157,12 @@ def _failed(cell: NotebookNode) -> bool:
 
 
 def notebook(path: Path, lang: str) -> Path:
-    """The executed notebook in one language, as a file for mkdocs-jupyter."""
+    """The notebook in one language, as a file for mkdocs-jupyter; `tidy` adds the outputs."""
     cells, _ = read(path)
-    outputs = iter(execute(path))
-    for cell in cells:
-        if cell.cell_type == "code":
-            cell.outputs = next(outputs)
-    return _write(_in_language(cells, lang), CACHE / "labs" / lang / "labs" / f"{path.stem}.ipynb")
+    file = CACHE / "labs" / lang / "labs" / f"{path.stem}.ipynb"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(nbformat.writes(_plain(_in_language(cells, lang))), "utf-8")
+    return file
 
 
 def download(path: Path, lang: str) -> str:
@@ -197,12 +196,6 @@ def _plain(cells: list[NotebookNode]) -> NotebookNode:
         cell.metadata = {}
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-
-
-def _write(cells: list[NotebookNode], path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(nbformat.writes(_plain(cells)), "utf-8")
-    return path
 
 
 # Rendering ------------------------------------------------------------------------

@@ -14,12 +14,13 @@ WORDS = {
     "en": {"first": "Read first", "next": "Leads to", "sep": ", ", "colon": ": "},
     "zh": {"first": "先读", "next": "接着读", "sep": "、", "colon": "："},
 }
+HOME = {"en": "Home", "zh": "首页"}
 # Pages that stand alone, after the sections.
 LAST = ("tags", "about")
 
 
 def navigation(entries: dict[str, Entry], lang: str) -> list[Any]:
-    nav: list[Any] = [entries["index"].source]
+    nav: list[Any] = [{HOME[lang]: entries["index"].source}]
     for section in sections(entries):
         index = entries[f"{section}/index"]
         order = [entry.source for entry in reading_order(entries, section)]

@@ -1,1 +1,1 @@
-"""Runnable Deep Learning: one file a concept, each checked against an independent implementation."""
+"""Runnable Deep Learning: a file a concept, each checked against an independent implementation."""

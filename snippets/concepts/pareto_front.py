@@ -21,6 +21,7 @@ from torch import Tensor
 __all__ = ["Interval", "mean", "paired_bootstrap", "pareto_front"]
 
 
+# --8<-- [start:core]
 # --8<-- [start:front]
 def pareto_front(costs: Tensor, quality: Tensor) -> Tensor:
     """Mark the models that no other model beats: not worse in anything, better in something.
@@ -120,16 +121,20 @@ def paired_bootstrap(
 def _bca(alphas: list[float], observed: Tensor, replicates: Tensor, without: Tensor) -> list[float]:
     """Move the quantiles alphas: (1,) observed, (R,) replicates, (N,) leave-one-out -> alphas."""
     normal, half = NormalDist(), 0.5 / len(replicates)
-    below = half * float((replicates < observed).sum() + (replicates <= observed).sum())
+    gap = replicates - observed  # (R,)
+    tie = gap.abs().max() * torch.finfo(gap.dtype).eps ** 0.5  # sums in another order round apart
+    below = half * ((gap < -tie).sum() + (gap <= tie).sum()).item()  # a tie counts half
     bias = normal.inv_cdf(min(max(below, half), 1 - half))
-    influence = (without.mean() - without).double()  # (N,)
+    without = without.detach().cpu().double()
+    influence = without.mean() - without  # (N,)
     spread = influence.square().sum().sqrt().item()
-    skew = float((influence / spread).pow(3).sum()) / 6 if spread > 0 else 0.0  # acceleration
+    skew = (influence / spread).pow(3).sum().item() / 6 if spread > 0 else 0.0  # acceleration
     moved = [bias + normal.inv_cdf(alpha) for alpha in alphas]
     return [normal.cdf(bias + w / max(1 - skew * w, 1e-9)) for w in moved]
 
 
 # --8<-- [end:bootstrap]
+# --8<-- [end:core]
 
 
 def _check_models(costs: Tensor, quality: Tensor) -> None:
@@ -172,7 +177,7 @@ def _check_scores(
 
 
 if __name__ == "__main__":
-    # --8<-- [start:demo_front]
+    # --8<-- [start:demo]
     models = {  # torchvision's table of weights: GFLOPS, million parameters, ImageNet-1K top-1
         "SqueezeNet 1.1": (0.35, 1.2, 58.178),
         "MobileNetV3-L V2": (0.22, 5.5, 75.274),
@@ -197,9 +202,7 @@ if __name__ == "__main__":
     print(f"{'':17}" + "".join(f"{board:>8}" for board in boards))
     for name, row in zip(models, fronts, strict=True):
         print(f"{name:17}" + "".join(f"{'x' if on else '-':>8}" for on in row))
-    # --8<-- [end:demo_front]
 
-    # --8<-- [start:demo_bootstrap]
     generator = torch.Generator().manual_seed(0)
     difficulty = torch.rand(2000, generator=generator)  # of 2000 test images
     noise_a, noise_b = 0.05 * torch.randn(2, 2000, generator=generator)
@@ -208,8 +211,6 @@ if __name__ == "__main__":
     shuffled = right_b[torch.randperm(2000, generator=generator)]  # same accuracy, pairs lost
     for name, scores in {"paired": right_b, "pairs lost": shuffled}.items():
         result = paired_bootstrap(right_a, scores, generator=generator)
-        low, high = (100 * bound.item() for bound in (result.low, result.high))
-        print(
-            f"{name}: {100 * result.difference.item():+.1f} points, 95% {low:+.1f} to {high:+.1f}"
-        )
-    # --8<-- [end:demo_bootstrap]
+        points = [100 * x.item() for x in result[:3]]
+        print("{}: {:+.2f} points, 95 % from {:+.2f} to {:+.2f}".format(name, *points))
+    # --8<-- [end:demo]

@@ -247,6 +247,13 @@ def test_a_masked_key_has_no_influence():
     assert torch.equal(before, scaled_dot_product_attention(q, k_far, v_far, mask)[0])
 
 
+def test_a_masked_key_loses_against_the_worst_match():
+    q, k = (torch.full((1, 1), x, dtype=torch.float64) for x in (-1e15, 1e15))
+    k = torch.cat([k, -k])  # scores -1e30 and 1e30; the second is masked
+    weights = scaled_dot_product_attention(q, k, k, torch.tensor([True, False]))[1]
+    assert weights.tolist() == [[1.0, 0.0]]
+
+
 def test_arguments_stay_as_they_are():
     qkv, mask = random_qkv(2), random_mask(3, 4)
     copies = [x.clone() for x in (*qkv, mask)]

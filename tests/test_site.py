@@ -1,0 +1,350 @@
+"""The built site in a real browser: every page, both languages, both colour schemes."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+from mkdocs.config import load_config
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from hooks import ROOT
+from hooks.__main__ import build
+
+pytestmark = pytest.mark.slow
+
+ADDRESSES = {
+    "SITE_URL": "https://docs.example.org/dl/",
+    "REPO_URL": "https://github.com/someone/something",
+}
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make site` builds it, addresses unknown."""
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ADDRESSES:
+            patch.delenv(variable, raising=False)
+        build(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site with both addresses known."""
+    folder = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in ADDRESSES.items():
+            patch.setenv(variable, value)
+        build(str(folder))
+    return folder
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """A plain file server, silent, that answers what is missing with the site's 404 page."""
+
+    def log_message(self, *args: object) -> None: ...
+
+    def send_error(self, code: int, *args: object) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write((Path(self.directory) / "404.html").read_bytes())
+
+
+def serve(folder: Path) -> Iterator[str]:
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def url(site: Path) -> Iterator[str]:
+    yield from serve(site)
+
+
+@pytest.fixture(scope="session")
+def published_url(published: Path) -> Iterator[str]:
+    yield from serve(published)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    command = shutil.which(os.environ.get("BROWSER", "chromium"))
+    assert command, "no Chromium; run tests/browser.sh, or say BROWSER=command"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=command, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    yield page
+    context.close()
+
+
+def addresses(site: Path) -> list[str]:
+    """The address of each page, relative to the root."""
+    found = (path.relative_to(site).as_posix() for path in site.rglob("index.html"))
+    return sorted(path.removesuffix("index.html") for path in found)
+
+
+def watch(page: Page) -> list[str]:
+    """Collect what goes wrong on the page from here on."""
+    wrong: list[str] = []
+    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status > 399 else None)
+    page.on(
+        "request",
+        lambda r: (
+            wrong.append(f"another host: {r.url}")
+            if urlsplit(r.url).hostname not in ("127.0.0.1", None)
+            else None
+        ),
+    )
+    return wrong
+
+
+# Every page ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1350, 412])
+def test_every_page_renders(
+    site: Path, url: str, browser: Browser, scheme: str, width: int
+) -> None:
+    context = browser.new_context(
+        color_scheme=scheme,  # type: ignore[arg-type]
+        viewport={"width": width, "height": 900},
+    )
+    page = context.new_page()
+    wrong = watch(page)
+    for address in addresses(site):
+        page.goto(url + address)
+        text = page.locator("article").inner_text()
+        raw = re.search(r"\$\S|\\\(|\\\[|\\frac", re.sub(r"^\s*\$ \w+", "", text))
+        code = "".join(page.locator("article code").all_inner_texts())
+        assert not raw or raw[0] in code, f"{address}: raw formula at {raw[0]!r}"
+        assert page.locator(".katex-error, .arithmatex").count() == 0, address
+        overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(overflow) <= 0, f"{address} scrolls sideways at {width} px"
+        shade = page.evaluate(
+            "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+        )
+        assert (sum(shade[:3]) > 600) == (scheme == "light"), f"{address} is not {scheme}: {shade}"
+        lang = "zh" if address.startswith("zh/") else "en"
+        assert page.locator("html").get_attribute("lang") == lang
+        assert page.title() and page.locator("h1").count() == 1, address
+    assert not wrong
+    context.close()
+
+
+def test_every_internal_link_and_anchor_resolves(site: Path) -> None:
+    pages = {
+        address: BeautifulSoup((site / address / "index.html").read_text("utf-8"), "html.parser")
+        for address in addresses(site)
+    }
+    ids = {address: {tag["id"] for tag in soup.select("[id]")} for address, soup in pages.items()}
+    broken = []
+    for address, soup in pages.items():
+        double = [i for i in ids[address] if len(soup.select(f'[id="{i}"]')) > 1]
+        assert not double, f"{address}: ids used twice: {double}"
+        for tag in soup.select("[href], [src]"):
+            link = str(tag.get("href") or tag.get("src"))
+            target, anchor = urldefrag(urljoin(f"http://site/{address}", link))
+            if urlsplit(target).hostname != "site":
+                continue
+            path = urlsplit(target).path.removeprefix("/")
+            is_page = not path or path.endswith("/")
+            exists = (site / path / "index.html" if is_page else site / path).is_file()
+            if not exists or (anchor and path in ids and anchor not in ids[path]):
+                broken.append(f"{address}: {link}")
+    assert not broken
+
+
+def test_languages_have_the_same_addresses(site: Path) -> None:
+    found = addresses(site)
+    chinese = {a.removeprefix("zh/") for a in found if a.startswith("zh/")}
+    assert {a for a in found if not a.startswith("zh/")} == chinese
+
+
+# What a reader does ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lang", ["", "zh/"])
+def test_the_switch_leads_to_the_twin(page: Page, url: str, site: Path, lang: str) -> None:
+    for address in addresses(site):
+        if address.startswith("zh/") != bool(lang):
+            continue
+        page.goto(url + address)
+        page.locator("[data-language-switch]").click()
+        twin = address.removeprefix("zh/") if lang else f"zh/{address}"
+        assert page.url == url + twin
+
+
+@pytest.mark.parametrize(
+    ("lang", "query", "expected"),
+    [
+        ("", "sota", "concepts/sota/"),
+        ("", "pareto front", "concepts/sota/"),
+        ("", "covariate shift", "concepts/distribution_shift/"),
+        ("", "attention", "attention/scaled_dot_product_attention/"),
+        ("", "softmax", "attention/scaled_dot_product_attention/"),
+        ("zh/", "SOTA", "zh/concepts/sota/"),
+        ("zh/", "帕累托", "zh/concepts/sota/"),
+        ("zh/", "分布偏移", "zh/concepts/distribution_shift/"),
+        ("zh/", "标签偏移", "zh/concepts/distribution_shift/"),
+        ("zh/", "缩放点积注意力", "zh/attention/scaled_dot_product_attention/"),
+        ("zh/", "注意力", "zh/attention/scaled_dot_product_attention/"),
+        ("zh/", "attention", "zh/attention/scaled_dot_product_attention/"),
+    ],
+)
+def test_search_finds(page: Page, url: str, lang: str, query: str, expected: str) -> None:
+    wrong = watch(page)
+    page.goto(url + lang)
+    page.locator("label[for=__search].md-header__button").or_(
+        page.locator(".md-search__input")
+    ).first.click()
+    box = page.locator(".md-search__input")
+    box.fill(query)
+    box.press("End")  # the box listens for keys
+    results = page.locator(".md-search-result__link")
+    results.first.wait_for()
+    found = [urljoin(page.url, str(a.get_attribute("href"))) for a in results.all()[:3]]
+    assert any(urlsplit(link).path == f"/{expected}" for link in found), found
+    assert not wrong
+
+
+@pytest.mark.parametrize("lang", ["", "zh/"])
+def test_the_copy_button_copies_what_is_shown(page: Page, url: str, lang: str) -> None:
+    page.goto(f"{url}{lang}attention/scaled_dot_product_attention/")
+    blocks = page.locator(".language-python")
+    assert blocks.count() > 1
+    for block in blocks.all():
+        block.hover()
+        block.locator("button").first.click()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied.strip() == block.locator("code").inner_text().strip()
+
+
+@pytest.mark.parametrize("lang", ["", "zh/"])
+def test_the_lab_shows_its_plots_and_can_be_downloaded(page: Page, url: str, lang: str) -> None:
+    page.goto(f"{url}{lang}labs/distribution_shift/")
+    plots = page.locator("article figure svg[role=img]")
+    assert plots.count() >= 3
+    for plot in plots.all():
+        box = plot.bounding_box()
+        assert box and box["width"] > 200 and box["height"] > 100
+        assert len(plot.get_attribute("aria-label") or "") > 20
+    with page.expect_download() as download:
+        page.locator("a[download]").click()
+    assert download.value.suggested_filename == "distribution_shift.ipynb"
+
+
+def test_the_colour_scheme_can_be_chosen(page: Page, url: str) -> None:
+    page.goto(url)
+    seen = []
+    for _ in range(3):
+        page.locator("[data-md-component=palette] label:visible").click()
+        seen.append(page.locator("body").get_attribute("data-md-color-media"))
+    assert len(set(seen)) == 3, seen
+
+
+@pytest.mark.parametrize(
+    ("lang", "speaks", "hint"), [("", "zh-CN", True), ("", "en-GB", False), ("zh/", "en-US", True)]
+)
+def test_the_hint_in_the_other_language(
+    browser: Browser, url: str, lang: str, speaks: str, hint: bool
+) -> None:
+    context = browser.new_context(locale=speaks)
+    page = context.new_page()
+    page.goto(f"{url}{lang}concepts/sota/")
+    note = page.locator(".language-hint")
+    assert note.count() == hint
+    if hint:
+        note.locator("button").click()
+        page.reload()
+        assert note.count() == 0, "it comes back after it was dismissed"
+    context.close()
+
+
+def test_the_404_page_speaks_both_languages(page: Page, url: str) -> None:
+    page.goto(f"{url}no/such/page/")
+    assert page.locator("section[lang=en] a").get_attribute("href") == "/"
+    assert page.locator("section[lang=zh] a").get_attribute("href") == "/zh/"
+    page.locator("section[lang=zh] a").click()
+    assert page.url == f"{url}zh/"
+    # The style sheet must load from any depth.
+    page.goto(f"{url}no/such/page/")
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.md-header')).position") == "sticky"
+    )
+
+
+# Addresses ------------------------------------------------------------------------
+
+
+def head(site: Path, address: str) -> BeautifulSoup:
+    return BeautifulSoup((site / address / "index.html").read_text("utf-8"), "html.parser")
+
+
+def test_unknown_addresses_leave_their_links_out(site: Path) -> None:
+    for address in addresses(site):
+        soup = head(site, address)
+        assert not soup.select("link[rel=canonical], link[hreflang], a[rel=edit], .md-source")
+        assert "colab" not in str(soup)
+    assert not list(site.rglob("sitemap*"))
+
+
+def test_known_addresses_appear(published: Path) -> None:
+    root = ADDRESSES["SITE_URL"]
+    for address in addresses(published):
+        soup = head(published, address)
+        english = address.removeprefix("zh/")
+        assert soup.select_one("link[rel=canonical]")["href"] == root + address  # type: ignore[index]
+        links = {tag["hreflang"]: tag["href"] for tag in soup.select("link[hreflang]")}
+        assert links == {
+            "en": root + english,
+            "zh": f"{root}zh/{english}",
+            "x-default": root + english,
+        }
+        for tag in soup.select("a[rel=edit]"):
+            prefix = f"{ADDRESSES['REPO_URL']}/edit/main/"
+            assert str(tag["href"]).startswith(prefix)
+            assert (ROOT / str(tag["href"]).removeprefix(prefix)).is_file()
+    assert root in (published / "sitemap.xml").read_text("utf-8")
+    lab = head(published, "zh/labs/distribution_shift")
+    colab = str(lab.select_one('a[href*="colab.research.google.com"]')["href"])  # type: ignore[index]
+    assert (published / colab.partition("/blob/gh-pages/")[2]).is_file()
+    zh = load_config(str(ROOT / "mkdocs.zh.yml"))
+    assert zh.remote_branch == "gh-pages"
+
+
+def test_known_addresses_cause_no_request_to_them(
+    browser: Browser, published: Path, published_url: str
+) -> None:
+    page = browser.new_page()
+    wrong = watch(page)
+    for address in ("", "zh/", "attention/scaled_dot_product_attention/"):
+        page.goto(published_url + address)
+        page.wait_for_load_state("networkidle")
+    assert not wrong
+    page.close()
