@@ -17,7 +17,7 @@ site: $(VENV)/site.done
 test: $(VENV)/tests.done
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
-	@$(PY) -m pyright
+	@$(PY) -m pyright --pythonpath $(PY)
 	@tests/browser.sh
 	@$(PY) -m pytest
 

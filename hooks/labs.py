@@ -284,7 +284,7 @@ def _code(html: str, name: str) -> str:
 
 def _output(output: NotebookNode, cell: NotebookNode, path: Path, line: int, lang: str) -> str:
     if output.output_type == "stream":
-        return _code(escape(output.text), "language-text output")
+        return _code(escape(output.text), "language-text")
     data = output.data
     if "image/svg+xml" in data:
         alt = cell.metadata.get(f"alt_{lang}")
@@ -294,7 +294,7 @@ def _output(output: NotebookNode, cell: NotebookNode, path: Path, line: int, lan
     if "image/png" in data:
         message = 'plots are SVG; add set_matplotlib_formats("svg") to the first code cell'
         raise problem(path, line, message)
-    return _code(escape(data["text/plain"]), "language-text output")
+    return _code(escape(data["text/plain"]), "language-text")
 
 
 def _buttons(lang: str, path: Path, page: Page) -> str:
