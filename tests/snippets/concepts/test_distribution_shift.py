@@ -71,6 +71,16 @@ def test_the_domain_classifier_converges_on_separated_data_of_any_scale(scale):
     same(residual.sum(), 0.0, 1e-6)
 
 
+def test_the_domain_classifier_survives_outliers():
+    """On these points an undamped Newton step overshoots until the Hessian is singular."""
+    x = torch.tensor([[0.0, 0], [5, 2], [-4831, 5613]], dtype=F64)
+    y = torch.tensor([[-2.0, -2], [-81, 2386], [4, -1], [-5, -5], [23, 8]], dtype=F64)
+    w, b = domain_classifier(x, y)
+    residual = (torch.cat([x, y]) @ w + b).sigmoid() - torch.tensor([0.0] * 3 + [1] * 5)
+    same(torch.cat([x, y]).mT @ residual + w, torch.zeros(2), 1e-6)
+    same(residual.sum(), 0.0)
+
+
 @pytest.mark.parametrize(("n_source", "n_target"), [(4000, 4000), (6000, 1500), (500, 8000)])
 @pytest.mark.parametrize("std", [1.0, 0.8])
 def test_weights_of_two_gaussians(n_source, n_target, std):
@@ -327,9 +337,12 @@ def test_p_value_is_never_zero_and_counts_the_sample_itself():
         assert p == 1 / (permutations + 1)
 
 
-def test_p_value_of_identical_points_is_one():
-    x = torch.ones(5, 2)
-    assert mmd_test(x, x, 1.0, 99)[1] == 1.0
+@pytest.mark.parametrize("seed", range(5))
+def test_p_value_of_identical_samples_is_one(seed):
+    """No split is closer, and rounding must not make equal splits look closer."""
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(seed))
+    assert mmd_test(x, x, 1.0, 200)[1] == 1.0
+    assert mmd_test(torch.ones(5, 2), torch.ones(4, 2), 1.0, 99)[1] == 1.0
 
 
 def test_rejects_no_more_often_than_it_says():
@@ -346,8 +359,9 @@ def test_rejects_no_more_often_than_it_says():
 
 def test_same_generator_same_p_value_and_default_bandwidth():
     x, y = samples(12, 9)
+    y = (y - 0.5) / 1.5  # of the same distribution: the p-value is not at its end
     runs = [mmd_test(x, y, b, 50, torch.Generator().manual_seed(3)) for b in (None, None)]
-    assert runs[0] == runs[1]
+    assert runs[0] == runs[1] and 0.1 < runs[0][1] < 0.9
     explicit = mmd_test(x, y, median_bandwidth(x, y), 50, torch.Generator().manual_seed(3))
     assert runs[0] == explicit
     # Without a generator the global one is used, and advances.
