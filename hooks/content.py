@@ -23,8 +23,9 @@ FIELDS = {
     "hide": list,
     "requires": list,  # pages to read first
     "sections": list,  # of the home page: the sections of the site, in order
+    "order": list,  # of a section's index: pages that come first, where `requires` leaves it open
 }
-ENGLISH_ONLY = {"requires", "sections"}
+ENGLISH_ONLY = {"requires", "sections", "order"}
 
 
 @dataclass(frozen=True)
@@ -133,21 +134,25 @@ def sections(found: dict[str, Entry]) -> list[str]:
 
 
 def reading_order(found: dict[str, Entry], section: str) -> list[Entry]:
-    """The pages of a section, each after those it requires, else by name."""
-    todo = {n: e for n, e in found.items() if n.startswith(f"{section}/") and n[-6:] != "/index"}
+    """The pages of a section: each after those it requires, then as its index says, then by name."""
+    index = found[f"{section}/index"]
+    todo = {n: e for n, e in found.items() if n.startswith(f"{section}/") and e is not index}
+    wish = [f"{section}/{name}" for name in index.meta["en"].get("order", [])]
+    for name in wish:
+        if name not in todo:
+            path = index.files["en"]
+            line = line_of(path.read_text("utf-8"), "order:")
+            raise problem(path, line, f"no page '{name}' to order; {did_you_mean(name, todo)}")
     order: list[Entry] = []
     while todo:
-        ready = [e for e in todo.values() if not any(r in todo for r in e.requires)]
+        ready = [n for n, e in todo.items() if not any(r in todo for r in e.requires)]
         if not ready:
-            entry = min(todo.values(), key=lambda e: e.name)
-            path = entry.files["en"]
-            raise problem(
-                path,
-                line_of(path.read_text("utf-8"), "requires:"),
-                f"the pages {', '.join(sorted(todo))} require each other; drop one `requires`",
-            )
-        first = min(ready, key=lambda e: e.name)
-        order.append(todo.pop(first.name))
+            path = min(todo.items())[1].files["en"]
+            line = line_of(path.read_text("utf-8"), "requires:")
+            names = ", ".join(sorted(todo))
+            raise problem(path, line, f"the pages {names} require each other; drop one `requires`")
+        first = min(ready, key=lambda n: (wish.index(n) if n in wish else len(wish), n))
+        order.append(todo.pop(first))
     return order
 
 

@@ -16,24 +16,31 @@ from hooks import LANGUAGES, SNIPPETS, content, figures, formulas, glossary, lab
 # Reading order ------------------------------------------------------------------
 
 
-def entry(name: str, *requires: str) -> content.Entry:
+def entry(name: str, *requires: str, **meta: object) -> content.Entry:
     path = Path(__file__)  # read for the line that an error names
-    return content.Entry(name, {"en": path, "zh": path}, {"en": {"requires": list(requires)}})
+    english = {"requires": list(requires), **meta}
+    return content.Entry(name, {"en": path, "zh": path}, {"en": english})
 
 
-def order(*entries: content.Entry) -> list[str]:
-    found = {e.name: e for e in entries}
-    return [e.name[2:] for e in content.reading_order(found, "s")]
+def order(*entries: content.Entry, wish: tuple[str, ...] = ()) -> str:
+    found = {e.name: e for e in [*entries, entry("s/index", order=list(wish))]}
+    return "".join(e.name[2:] for e in content.reading_order(found, "s"))
 
 
-def test_a_page_comes_after_what_it_requires_else_by_name() -> None:
-    assert order(entry("s/a", "s/c"), entry("s/b"), entry("s/c"), entry("s/index")) == list("bca")
-    assert order(entry("s/a", "t/x"), entry("s/b", "s/a")) == ["a", "b"]  # t is another section
+def test_a_page_comes_after_what_it_requires_then_as_the_index_says_then_by_name() -> None:
+    assert order(entry("s/a", "s/c"), entry("s/b"), entry("s/c")) == "bca"
+    assert order(entry("s/a", "t/x"), entry("s/b", "s/a")) == "ab"  # t is another section
+    assert order(entry("s/a", "s/c"), entry("s/b"), entry("s/c"), wish=("a", "c")) == "cab"
 
 
 def test_pages_that_require_each_other_are_refused() -> None:
     with pytest.raises(PluginError, match="s/a, s/b require each other"):
         order(entry("s/a", "s/b"), entry("s/b", "s/a"))
+
+
+def test_an_order_of_pages_that_do_not_exist_is_refused() -> None:
+    with pytest.raises(PluginError, match="no page 's/bb' to order"):
+        order(entry("s/a"), wish=("bb",))
 
 
 # Glossary -----------------------------------------------------------------------
