@@ -134,7 +134,7 @@ def sections(found: dict[str, Entry]) -> list[str]:
 
 
 def reading_order(found: dict[str, Entry], section: str) -> list[Entry]:
-    """The pages of a section: each after those it requires, then as its index says, then by name."""
+    """A section's pages: each after those it requires, then as its index says, then by name."""
     index = found[f"{section}/index"]
     todo = {n: e for n, e in found.items() if n.startswith(f"{section}/") and e is not index}
     wish = [f"{section}/{name}" for name in index.meta["en"].get("order", [])]

@@ -54,9 +54,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, uri, abs_src_path=str(file)))
     css = formulas.stylesheet()
     files.append(File.generated(config, "assets/katex/katex.min.css", content=css))
-    for font in sorted((formulas.KATEX / "fonts").glob("*.woff2")):
-        uri = f"assets/katex/fonts/{font.name}"
-        files.append(File.generated(config, uri, abs_src_path=str(font)))
     files.append(File.generated(config, "glossary.md", content=glossary.page(State.lang)))
     for lab in labs.sources():
         notebook = labs.notebook(lab, State.lang)
@@ -71,13 +68,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     State.terms.up = "../" * page.file.src_uri.count("/")
     State.terms.active = page.file.src_uri != "glossary.md"
     source = source_of(page)
-    if page.file.src_uri.startswith("labs/") and source.suffix == ".py":
+    if source.suffix == ".py":
         page.meta = labs.front_matter(source, State.lang) | {"colab": colab(page, config)}
     if config.repo_url:
         start = f"{config.repo_url.rstrip('/')}/edit/{config.extra['branch']}"
         page.edit_url = f"{start}/{source.relative_to(ROOT).as_posix()}"
     if date := State.dates.get(source.relative_to(ROOT).as_posix()):
         page.meta["git_revision_date_localized"] = page.update_date = date
+    name = page.file.src_uri
+    if name == "tags.md":
+        page.meta["search"] = {"exclude": True}
+    elif name == "glossary.md" or name.endswith("index.md"):
+        page.meta["search"] = {"boost": 0.3}  # lists come after the pages that they list
     if source.suffix != ".md":
         return markdown
     content.check(source, State.known)
@@ -95,9 +97,14 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def on_post_build(config: MkDocsConfig) -> None:
+    site = Path(config.site_dir)
+    pages = (page for page in site.rglob("*.html") if page.relative_to(site).parts[0] != "zh")
+    (site / "assets/katex/fonts").mkdir()
+    for name, font in formulas.fonts(pages).items():
+        (site / "assets/katex/fonts" / name).write_bytes(font)
     if not config.site_url:  # a sitemap needs full addresses
         for name in ("sitemap.xml", "sitemap.xml.gz"):
-            Path(config.site_dir, name).unlink(missing_ok=True)
+            (site / name).unlink(missing_ok=True)
 
 
 def source_of(page: Page) -> Path:
