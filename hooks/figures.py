@@ -28,6 +28,7 @@ OUTPUT = DOCS / "assets" / "figures"
 
 INK = "#010203"  # becomes currentColor in the file
 BLUE, ORANGE, GREEN, RED, PURPLE = "#3b82d6", "#d9730d", "#2b9a66", "#e0484d", "#9a5fd6"
+LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 INKED = [
     "text.color",
     "axes.edgecolor",
@@ -88,8 +89,12 @@ def clean(svg: str) -> str:
     svg = re.sub(r'width="[^"]*" height="[^"]*" ', "", svg, count=1)
     svg = svg.replace("<svg ", f"<svg {ROOT_STYLE} ", 1)
     # Two decimals are finer than a screen, and hide the last bits in which processors differ.
-    svg = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), svg)
+    svg = re.sub(r"<[^>]+>", lambda tag: LONG_NUMBER.sub(_shorten, tag[0]), svg)
     return re.sub(r"[ \t]+\n", "\n", svg)
+
+
+def _shorten(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def scripts() -> list[Path]:

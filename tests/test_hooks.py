@@ -1,6 +1,7 @@
 """The site's own machinery, piece by piece; test_bad_input.py and test_site.py test it whole."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,9 +118,10 @@ def test_two_figures_on_a_page_do_not_share_ids() -> None:
 def test_a_figure_takes_the_colour_of_the_text() -> None:
     with mpl.rc_context(figures.STYLE):
         figure, (ax,) = figures.new()
-        ax.set_xlabel("分数")
+        ax.set_xlabel("分数 0.97512")
         svg = figures.to_svg(figure, "x")
-    assert "currentColor" in svg and figures.INK not in svg and "分数" in svg
+    assert "currentColor" in svg and figures.INK not in svg and "分数 0.97512" in svg
+    assert not re.search(r'd="[^"]*\.\d{3}', svg), "coordinates are rounded, text is not"
     assert "<style" not in svg and "#000000" not in svg and "#ffffff" not in svg
 
 

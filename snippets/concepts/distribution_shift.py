@@ -1,7 +1,7 @@
 """Distribution shift: importance weights, label-shift estimation (BBSE), two-sample test (MMD).
 
-Papers: Bickel, Brückner, Scheffer, "Discriminative Learning for Differing Training and Test
-        Distributions", ICML 2007 (weights from a classifier). https://doi.org/10.1145/1273496.1273507
+Papers: Bickel, Brückner, Scheffer, "Discriminative Learning Under Covariate Shift", JMLR 2009
+        (weights from a classifier). https://www.jmlr.org/papers/v10/bickel09a.html
         Lipton, Wang, Smola, "Detecting and Correcting for Label Shift with Black Box
         Predictors", ICML 2018 (BBSE). https://arxiv.org/abs/1802.03916
         Saerens, Latinne, Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
@@ -352,8 +352,9 @@ if __name__ == "__main__":
     x_target = torch.randn(2000, 1, generator=generator) + 1
     w, b = domain_classifier(x_source, x_target)
     grid = torch.tensor([[-1.0], [0.0], [1.0], [2.0]])
-    print("true ratio", (grid[:, 0] - 0.5).exp())
-    print("estimated ", importance_weights(grid @ w + b, n_source=4000, n_target=2000))
+    estimated = importance_weights(grid @ w + b, n_source=4000, n_target=2000)
+    print("true ratio", (grid[:, 0] - 0.5).exp().round(decimals=2))
+    print("estimated ", estimated.round(decimals=2))
 
     weights = importance_weights(x_source @ w + b, n_source=4000, n_target=2000)
     share = effective_sample_size(weights) / 4000
