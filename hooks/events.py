@@ -1,5 +1,6 @@
 """Where MkDocs calls in: each event hands over to the module that knows how."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 from hooks import DOCS, ROOT, content, figures, formulas, glossary, labs, path
+
+SEARCH = {"en": "Search", "zh": "搜索"}
+TAGS = {"en": "Tags", "zh": "标签"}
+
+# A section with an index page: the label that should name its list holds an icon only.
+NAMELESS = re.compile(
+    r'aria-labelledby="(__nav_\w+)_label"( aria-expanded="\w+">\s*<label class="md-nav__title" '
+    r'for="\1">\s*<span class="md-nav__icon md-icon"></span>\s*([^<]*?)\s*</label>)'
+)
 
 
 class State:
@@ -94,6 +106,30 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         html = labs.tidy(html, source, State.lang, page, files)
     html, page.meta["formulas"] = formulas.set_formulas(html, source)
     return path.set_requirements(html, State.entries, page, State.lang, files)
+
+
+def on_page_context(
+    context: dict[str, object], page: Page, config: MkDocsConfig, nav: Navigation
+) -> None:
+    # Both languages remember one colour scheme: the theme keeps it below this path.
+    up = get_relative_url(".", page.url)
+    config.extra["scope"] = up if State.lang == "en" else f"{up}/.."
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    return name_landmarks(output)
+
+
+def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
+    return name_landmarks(output)
+
+
+def name_landmarks(html: str) -> str:
+    """Name what the theme leaves without a name that a screen reader could say."""
+    html = html.replace(' role="dialog">', f' role="dialog" aria-label="{SEARCH[State.lang]}">', 1)
+    tags = '<nav class="md-tags"'
+    html = html.replace(tags, f'{tags} aria-label="{TAGS[State.lang]}"', 1)
+    return NAMELESS.sub(r'aria-label="\3"\2', html)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

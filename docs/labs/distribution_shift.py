@@ -173,7 +173,7 @@ show("gain from weights, linear", gain)
 show("gain from weights, network", gain_network)
 assert torch.tensor(columns["source"]).mean() - torch.tensor(columns["none"]).mean() > 0.02
 assert gain.mean() > 0.02 and (gain > 0).sum() >= 7
-assert gain_network.mean().abs() < 0.02 and min(columns["fit"]) > 0.98
+assert min(columns["fit"]) > 0.98 and gain_network.mean() < 0.5 * gain.mean()
 
 # %% [markdown] lang="en"
 # The domain classifier recovers the target's histogram of $u$ from source images alone.
@@ -196,14 +196,14 @@ plt.show()
 
 # %% [markdown] lang="en"
 # Each line below is one seed. A hyperplane in pixel space does not separate odd from even: the
-# model is *misspecified*, and the weights tell it where to spend its capacity. The network fits
-# its training images almost without error, so there is little to trade off; its gain is within the
-# noise.
+# model is *misspecified*, and the weights tell it where to spend its capacity. The network fits its
+# training images almost without error, so there is little to trade off; it gains about half a
+# percentage point.
 
 # %% [markdown] lang="zh"
-# 下图每条线是一个种子。像素空间里的一个超平面分不开奇偶：模型*设定有误*（misspecified），权重告诉它该把有限的容量用在哪里。而网络几乎零错误地拟合了训练图像，没有什么可取舍，加权的收益淹没在噪声里。图中横轴：linear 为线性模型，network 为网络；unweighted 为不加权，weighted 为加权。
+# 下图每条线是一个种子。像素空间里的一个超平面分不开奇偶：模型*设定有误*（misspecified），权重告诉它该把有限的容量用在哪里。而网络几乎零错误地拟合了训练图像，没有多少可取舍的，加权只多得约半个百分点。图中横轴：linear 为线性模型，network 为网络；unweighted 为不加权，weighted 为加权。
 
-# %% alt_en="Accuracy on the target, one line per seed. The linear model gains several points from weighting with every seed; the network is better from the start and gains nothing." alt_zh="目标域准确率，每个种子一条线。线性模型加权后每个种子都提高数个百分点；网络一开始就更好，加权没有收益。"
+# %% alt_en="Accuracy on the target, one line per seed. The linear model gains several points from weighting with every seed; the network is better from the start and gains little." alt_zh="目标域准确率，每个种子一条线。线性模型加权后每个种子都提高数个百分点；网络一开始就更好，加权收益很小。"
 figure, axes = plt.subplots()
 for position, (before, after, color) in enumerate(
     [("none", "estimated", BLUE), ("network", "network_w", ORANGE)]
@@ -330,7 +330,7 @@ for seed in range(8):
         *(images[target], redefined[classes[target]]),
     )
     model = train(x, y, generator=generator)
-    w, b = domain_classifier(x, x_target, l2=10.0)
+    w, b = domain_classifier(x, x_target)
     weights = importance_weights(x @ w + b, len(x), len(x_target))
     weighted = train(x, y, weights, generator=generator)
     source_probs, target_probs = model(images[held_out]).softmax(-1), model(x_target).softmax(-1)
@@ -402,10 +402,8 @@ for kind in ("covariate", "label", "concept", "none"):
         sum(mmd_test(*pair(kind, n, generator), None, 199, generator)[1] <= 0.05 for _ in range(20))
         for n in SIZES
     ]
-    print(
-        f"{kind:<10}",
-        *(f"n={n}: {hits / 20:.2f}  " for n, hits in zip(SIZES, found[kind], strict=True)),
-    )
+rows = [["images", *SIZES], *([kind, *(h / 20 for h in hits)] for kind, hits in found.items())]
+print("\n".join("{:<10}{:>6}{:>6}{:>6}{:>6}{:>6}".format(*row) for row in rows))
 assert found["covariate"][-1] >= 19 and found["label"][-1] >= 17
 assert max(found["none"]) <= 6 and max(found["concept"]) <= 6
 
@@ -427,7 +425,7 @@ plt.show()
 #
 # | Shift | Fixed | Seen without labels | Repaired without labels, here |
 # |---|---|---|---|
-# | covariate | $p(y \mid x)$ | yes | by weights, where the model is too simple; the network did not need them |
+# | covariate | $p(y \mid x)$ | yes | by weights, where the model is too simple; the network gains little |
 # | label | $p(x \mid y)$ | yes, with more images | by a corrected prior |
 # | concept, $p(x)$ fixed | $p(x)$ | no | no |
 #
@@ -440,7 +438,7 @@ plt.show()
 #
 # | 偏移 | 不变的量 | 无标签能否发现 | 本实验中无标签能否修复 |
 # |---|---|---|---|
-# | 协变量偏移 | $p(y \mid x)$ | 能 | 模型过于简单时，靠加权；网络不需要 |
+# | 协变量偏移 | $p(y \mid x)$ | 能 | 模型过于简单时，靠加权；网络受益很小 |
 # | 标签偏移 | $p(x \mid y)$ | 能，但需要更多图像 | 靠校正先验 |
 # | 概念偏移，$p(x)$ 不变 | $p(x)$ | 不能 | 不能 |
 #

@@ -1,15 +1,15 @@
 """Distribution shift: importance weights, label-shift estimation (BBSE), two-sample test (MMD).
 
-Papers: Bickel, Brückner, Scheffer, "Discriminative Learning Under Covariate Shift", JMLR 2009
-        (weights from a classifier). https://www.jmlr.org/papers/v10/bickel09a.html
-        Lipton, Wang, Smola, "Detecting and Correcting for Label Shift with Black Box
-        Predictors", ICML 2018 (BBSE). https://arxiv.org/abs/1802.03916
-        Saerens, Latinne, Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
-        Probabilities", Neural Computation 2002. https://doi.org/10.1162/089976602753284446
-        Gretton et al., "A Kernel Two-Sample Test", JMLR 2012 (MMD).
-        https://www.jmlr.org/papers/v13/gretton12a.html
-Needs:  Python >= 3.10, torch >= 2.0, nothing else; copy this file as it is.
-Axes:   S source examples, T target examples, N examples, D features, K classes, R permutations.
+Paper: Bickel, Brückner, Scheffer, "Discriminative Learning Under Covariate Shift", JMLR 2009
+       (weights from a classifier). https://www.jmlr.org/papers/v10/bickel09a.html
+       Lipton, Wang, Smola, "Detecting and Correcting for Label Shift with Black Box
+       Predictors", ICML 2018 (BBSE). https://arxiv.org/abs/1802.03916
+       Saerens, Latinne, Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
+       Probabilities", Neural Computation 2002. https://doi.org/10.1162/089976602753284446
+       Gretton et al., "A Kernel Two-Sample Test", JMLR 2012 (MMD).
+       https://www.jmlr.org/papers/v13/gretton12a.html
+Needs: Python >= 3.10, torch >= 2.0, nothing else; copy this file as it is.
+Axes:  S source examples, T target examples, N examples, D features, K classes, R permutations.
 
 All functions take float32 or float64.
 """
@@ -232,8 +232,9 @@ def mmd_test(
     Args:
         x: (S, D), S >= 2.
         y: (T, D), T >= 2.
-        bandwidth: of the kernel; by default the median heuristic on the pooled sample, which
-            does not know which point is whose, so the test stays valid.
+        bandwidth: of the kernel, > 0; by default the median heuristic on the pooled sample,
+            which does not know which point is whose, so the test stays valid. Where more
+            than half of the pairs coincide the median is 0: give one then.
         permutations: R, number of random splits of the pooled sample.
         generator: of random numbers, on the CPU.
 

@@ -41,3 +41,14 @@
   hint.append(words.text, " ", go, close);
   document.body.append(hint);
 })();
+
+// The theme makes copy buttons, and tags in search results, into landmarks without a name.
+(() => {
+  const mend = () => {
+    for (const nav of document.querySelectorAll("nav.md-code__nav, .md-search nav.md-tags")) {
+      nav.setAttribute("role", "none");
+    }
+  };
+  mend();
+  new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
+})();
