@@ -1,5 +1,5 @@
-// The theme fetches the search index on every page. Hold that back, and the worker that reads it,
-// until the reader turns to the search box.
+// The theme fetches the search index on every page, and the sitemap of each language. Hold the
+// index back, and the worker that reads it, until the reader turns to the search box.
 (() => {
   let use;
   const used = new Promise((resolve) => (use = resolve));
@@ -10,11 +10,12 @@
 
   const { open, send } = XMLHttpRequest.prototype;
   XMLHttpRequest.prototype.open = function (method, url, ...rest) {
-    this.isIndex = String(url).endsWith("search/search_index.json");
+    this.file = String(url).split("/").pop();
     return open.call(this, method, url, ...rest);
   };
   XMLHttpRequest.prototype.send = function (body) {
-    if (this.isIndex) used.then(() => send.call(this, body));
+    if (this.file === "sitemap.xml") return; // for a language switch that we do without
+    if (this.file === "search_index.json") used.then(() => send.call(this, body));
     else send.call(this, body);
   };
 
