@@ -78,7 +78,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     State.terms.up = "../" * page.file.src_uri.count("/")
-    State.terms.active = page.file.src_uri != "glossary.md"
+    State.terms.active = page.file.src_uri != "glossary.md" and not page.is_index
     source = source_of(page)
     if source.suffix == ".py":
         page.meta = labs.front_matter(source, State.lang) | {"colab": colab(page, config)}

@@ -95,7 +95,7 @@ class Terms(Extension):
         # Longest first; Latin names as whole words, with a plural s.
         ordered = sorted(self.terms, key=len, reverse=True)
         patterns = (
-            re.escape(n) if HAN.search(n) else rf"(?<![\w-]){re.escape(n)}(?=s?(?![\w-]))"
+            re.escape(n) if HAN.search(n) else rf"(?<![\w-]){re.escape(n)}s?(?![\w-])"
             for n in ordered
         )
         self.pattern = re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE | re.ASCII)
@@ -154,7 +154,8 @@ class _Marker(Treeprocessor):
         links: list[etree.Element] = []
         head, last = "", 0
         for match in self.terms.pattern.finditer(text):
-            term = self.terms.terms[match[0].lower()]
+            name = match[0].lower()
+            term = self.terms.terms.get(name) or self.terms.terms[name.removesuffix("s")]
             if term["id"] in seen:
                 continue
             seen.add(term["id"])

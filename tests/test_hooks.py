@@ -70,7 +70,7 @@ def marked(text: str, lang: str) -> list[str]:
 @pytest.mark.usefixtures("terms")
 def test_the_first_mention_of_a_term_is_marked() -> None:
     text = "The IoU, again IoU. Necks and the Jaccard index; *a neck*.\n\n> iou"
-    assert marked(text, "en") == ["IoU", "Neck"]
+    assert marked(text, "en") == ["IoU", "Necks"]
     assert marked("交并比（IoU）与 neck，颈部网络；交并比", "zh") == ["交并比", "neck"]
 
 
