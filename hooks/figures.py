@@ -125,6 +125,9 @@ def check(path: Path) -> None:
         if not file.is_relative_to(OUTPUT) or not file.is_file():
             hint = did_you_mean(file.name, known)
             raise problem(path, number, f"no figure '{match['file']}'; {hint} `make figures` draws")
+        lang = path.relative_to(DOCS).parts[0]
+        if not file.name.endswith(f".{lang}.svg"):
+            raise problem(path, number, f"'{file.name}' is not for this page; show .{lang}.svg")
         if not match["alt"]:
             raise problem(path, number, "a figure says what is seen: ![what is seen](…)")
 

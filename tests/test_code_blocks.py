@@ -1,8 +1,7 @@
 """Every Python block of every page runs exactly as its reader sees it, and prints what is shown."""
 
-import contextlib
+import dataclasses
 import html
-import io
 import re
 from pathlib import Path
 
@@ -30,12 +29,10 @@ def test_block_runs_and_prints_what_is_shown(
 ) -> None:
     assert not block.marks and not block.importorskip, "a block on a page cannot be skipped"
     torch.manual_seed(seed)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        Runner.from_parent(request.session, name=name(path), obj=block).runtest()
     if block.expected_output is None:
-        shown = "<!--pytest-codeblocks:expected-output--> and a ```text block"
-        assert not printed.getvalue(), f"{name(path)}:{block.lineno} prints; add {shown}"
+        # What prints needs <!--pytest-codeblocks:expected-output--> and a ```text block below it.
+        block = dataclasses.replace(block, expected_output="")
+    Runner.from_parent(request.session, name=name(path), obj=block).runtest()
 
 
 def shown(path: Path) -> list[str]:

@@ -89,15 +89,15 @@ def test_formulas_parse(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for p in PAGES if name(p).startswith("zh/")], ids=name)
 def test_chinese_typography(path: Path) -> None:
-    """A space between Chinese and Latin, full-width punctuation after Chinese."""
-    text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
+    """A space between Chinese and Latin, full-width punctuation beside Chinese."""
+    aside = re.compile(r"^```.*?^```|\A---\n.*?\n---\n", re.MULTILINE | re.DOTALL)
+    text = aside.sub(lambda match: "\n" * match[0].count("\n"), path.read_text("utf-8"))
     for number, line in enumerate(text.splitlines(), 1):
         prose = re.sub(r"\{ #[\w-]+ \}|\]\([^)]*\)|`[^`]*`|\$[^$]*\$|<[^>]*>", "", line)
-        tight = re.search(r"[\u4e00-\u9fff][A-Za-z0-9]|[A-Za-z0-9][\u4e00-\u9fff]", prose)
-        assert not tight, f"{name(path)}, line {number} of the text: a space in '{tight[0]}'"
-        half = re.search(r"[\u4e00-\u9fff]\s?[,;:!?](\s|$)", prose)
-        assert not half, f"{name(path)}, line {number} of the text: full-width for '{half[0]}'"
+        tight = re.search(r"[一-龥][A-Za-z0-9]|[A-Za-z0-9][一-龥]", prose)
+        assert not tight, f"{name(path)}:{number}: a space in '{tight[0]}'"
+        half = re.search(r"[一-龥] ?[,;:!?](\s|$)|[一-龥]\(|\)[一-龥]", prose)
+        assert not half, f"{name(path)}:{number}: full-width punctuation in '{half[0]}'"
 
 
 @pytest.mark.parametrize("path", labs.sources(), ids=lambda path: path.stem)
@@ -105,6 +105,11 @@ def test_lab_is_in_both_languages(path: Path) -> None:
     labs.read(path)
     for lang in LANGUAGES:
         assert labs.front_matter(path, lang)["title"]
+
+
+def test_every_section_has_a_reading_order() -> None:
+    ordered = [e for s in content.sections(ENTRIES) for e in content.reading_order(ENTRIES, s)]
+    assert len(ordered) == len(CONCEPTS) + len(labs.sources())
 
 
 # Snippets -----------------------------------------------------------------------
