@@ -66,7 +66,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, uri, abs_src_path=str(file)))
     css = formulas.stylesheet()
     files.append(File.generated(config, "assets/katex/katex.min.css", content=css))
-    files.append(File.generated(config, "glossary.md", content=glossary.page(State.lang)))
+    titles = {name: entry.meta[State.lang]["title"] for name, entry in State.entries.items()}
+    text = glossary.page(State.lang, titles)
+    files.append(File.generated(config, "glossary.md", content=text))
     for lab in labs.sources():
         notebook = labs.notebook(lab, State.lang)
         uri = f"labs/{lab.stem}.ipynb"

@@ -21,7 +21,6 @@ ABOUT = {
     "en": "Each term in English and Chinese, in one sentence.",
     "zh": "每个术语的中英文名称与一句话解释。",
 }
-COLUMNS = {"en": ("Term", "Chinese", "Meaning"), "zh": ("术语", "英文", "含义")}
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -48,23 +47,24 @@ def load(path: Path = FILE) -> list[dict[str, Any]]:
     return sorted(terms, key=lambda term: term["id"])
 
 
-def page(lang: str) -> str:
-    """The glossary page in Markdown."""
+def page(lang: str, titles: dict[str, str]) -> str:
+    """The glossary page in Markdown: a heading a term, so that the search finds each by itself."""
     other = "zh" if lang == "en" else "en"
-    rows = [
-        f'| <span id="{t["id"]}"></span>{_title(t, lang)} | {t[other]} | {t[f"define_{lang}"]} |'
-        for t in sorted(load(), key=lambda t: t["en"].lower())
+    parts = [
+        f"---\ntitle: {TITLE[lang]}\ndescription: {ABOUT[lang]}\nhide: [toc]\n---",
+        f"# {TITLE[lang]}",
+        ABOUT[lang],
     ]
-    head = f"| {' | '.join(COLUMNS[lang])} |\n|---|---|---|\n"
-    front = f"---\ntitle: {TITLE[lang]}\ndescription: {ABOUT[lang]}\n---\n"
-    return f"{front}\n# {TITLE[lang]}\n\n{ABOUT[lang]}\n\n{head}" + "\n".join(rows) + "\n"
-
-
-def _title(term: dict[str, Any], lang: str) -> str:
-    if "page" not in term:
-        return term[lang]
-    suffix = "ipynb" if term["page"].startswith("labs/") else "md"
-    return f"[{term[lang]}]({term['page']}.{suffix})"
+    for term in sorted(load(), key=lambda t: t["en"].lower()):
+        more = ""
+        if name := term.get("page"):
+            suffix = "ipynb" if name.startswith("labs/") else "md"
+            more = f" → [{titles[name]}]({name}.{suffix})"
+        parts += [
+            f"## {term[lang]} <small>{term[other]}</small> {{ #{term['id']} }}",
+            term[f"define_{lang}"] + more,
+        ]
+    return "\n\n".join(parts) + "\n"
 
 
 def names(term: dict[str, Any], lang: str) -> list[str]:
