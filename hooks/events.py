@@ -93,7 +93,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if name == "tags.md":
         page.meta["search"] = {"exclude": True}
     elif name == "glossary.md" or name.endswith("index.md"):
-        page.meta["search"] = {"boost": 0.3}  # lists come after the pages that they list
+        page.meta["search"] = {"boost": 0.05}  # lists come after the pages that they list
     if source.suffix != ".md":
         return markdown
     content.check(source, State.known)
