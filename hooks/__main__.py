@@ -40,10 +40,10 @@ def build(folder: str = "site") -> None:
     print(f"The site is in {target}")
 
 
-def _build(lang: str, target: Path, **settings: object) -> None:
+def _build(lang: str, target: Path, command: str = "build", **settings: object) -> None:
     start = time.perf_counter()
     config = load_config(str(CONFIG[lang]), site_dir=str(target), **settings)
-    config.plugins.on_startup(command="build", dirty=False)
+    config.plugins.on_startup(command=command, dirty=False)
     mkdocs_build(config)
     config.plugins.on_shutdown()
     pages = len(list((DOCS / lang).rglob("*.md")))
@@ -63,7 +63,7 @@ class Preview:
             now = max(_changed(path) for path in [*SHARED, DOCS / lang])
             if now != self.seen.get(lang):
                 # An address of its own keeps canonical links from pointing at the published site.
-                _build(lang, folder, site_url=self.url)
+                _build(lang, folder, "serve", site_url=self.url)
                 self.seen[lang] = now
         link = self.folders["en"] / "zh"
         if not link.exists():  # the English build has emptied its folder

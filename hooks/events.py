@@ -4,6 +4,8 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,11 +19,18 @@ from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 
-from hooks import DOCS, ROOT, content, figures, formulas, glossary, labs, path
+from hooks import DOCS, ROOT, content, figures, formulas, glossary, labs, machines, path
 
 SEARCH = {"en": "Search", "zh": "搜索"}
 TAGS = {"en": "Tags", "zh": "标签"}
 
+# Styles: formulas and figures carry style attributes. Images: the theme's icons are data addresses.
+POLICY = (
+    "default-src 'none'; script-src 'self'{scripts}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self'; connect-src 'self'; worker-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'"
+)
+SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 # A section with an index page: the label that should name its list holds an icon only.
 NAMELESS = re.compile(
     r'aria-labelledby="(__nav_\w+)_label"( aria-expanded="\w+">\s*<label class="md-nav__title" '
@@ -37,6 +46,11 @@ class State:
     terms: glossary.Terms
     dates: dict[str, str]
     known: dict[str, Path]  # what links may lead to
+    serving = False
+
+
+def on_startup(command: str, dirty: bool) -> None:
+    State.serving = command == "serve"
 
 
 @event_priority(100)  # before the search plugin reads its settings
@@ -119,11 +133,29 @@ def on_page_context(
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    return name_landmarks(output)
+    return protect(name_landmarks(squeeze(output)))
 
 
 def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
-    return name_landmarks(output)
+    return protect(name_landmarks(output)) if template_name.endswith(".html") else output
+
+
+def squeeze(html: str) -> str:
+    """Drop the blank space of the templates; what stands in <pre> is the reader's."""
+    parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
+    parts[::2] = [re.sub(r"\s*\n\s*", "\n", part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def protect(html: str) -> str:
+    """Let the browser load from this site alone, and run no inline script but these."""
+    if State.serving:  # live reload adds a script of its own
+        return html
+    hashes = (b64encode(sha256(m[1].encode()).digest()).decode() for m in SCRIPT.finditer(html))
+    scripts = "".join(f" 'sha256-{digest}'" for digest in dict.fromkeys(hashes))
+    policy = POLICY.format(scripts=scripts)
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    return html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{meta}', 1)
 
 
 def name_landmarks(html: str) -> str:
@@ -140,6 +172,12 @@ def on_post_build(config: MkDocsConfig) -> None:
     (site / "assets/katex/fonts").mkdir()
     for name, font in formulas.fonts(pages).items():
         (site / "assets/katex/fonts" / name).write_bytes(font)
+    every = State.entries
+    texts = {f"{n}.md": machines.markdown(e, every, State.lang, config) for n, e in every.items()}
+    texts["llms.txt"] = machines.llms(State.entries, State.lang, config)
+    texts["snippets.json"] = machines.registry(State.entries)
+    for name, text in texts.items():
+        (site / name).write_text(text, "utf-8", newline="\n")
     if not config.site_url:  # a sitemap needs full addresses
         for name in ("sitemap.xml", "sitemap.xml.gz"):
             (site / name).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ OUTPUT = DOCS / "assets" / "figures"
 
 INK = "#010203"  # becomes currentColor in the file
 BLUE, ORANGE, GREEN, RED, PURPLE = "#3b82d6", "#d9730d", "#2b9a66", "#e0484d", "#9a5fd6"
-LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}")
 INKED = [
     "text.color",
     "axes.edgecolor",
@@ -88,13 +88,14 @@ def clean(svg: str) -> str:
     svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
     svg = re.sub(r'width="[^"]*" height="[^"]*" ', "", svg, count=1)
     svg = svg.replace("<svg ", f"<svg {ROOT_STYLE} ", 1)
-    # Two decimals are finer than a screen, and hide the last bits in which processors differ.
-    svg = re.sub(r"<[^>]+>", lambda tag: LONG_NUMBER.sub(_shorten, tag[0]), svg)
+    # A tenth of a point is finer than a screen, and hides the last bits in which processors differ.
+    svg = re.sub(r' (?:d|x|y)="[^"]+"', lambda part: LONG_NUMBER.sub(_shorten, part[0]), svg)
+    svg = re.sub(r"(?<=[\d\n])\s*\b([MLCQz])\b\s*", r"\1", svg)
     return re.sub(r"[ \t]+\n", "\n", svg)
 
 
 def _shorten(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
+    return f"{float(number[0]):.1f}".removesuffix(".0")
 
 
 def scripts() -> list[Path]:

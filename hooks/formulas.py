@@ -80,16 +80,17 @@ def fonts(pages: Iterable[Path]) -> dict[str, bytes]:
     html = "".join(page.read_text("utf-8") for page in pages)
     formulas = "".join(re.findall(r"<x-math.*?</x-math>", html, re.DOTALL))
     characters = "".join(sorted(set(re.sub(r"<[^>]+>|&\w+;", "", formulas)) | set("<>&")))
-    key = hashlib.sha256((characters + stylesheet()).encode()).hexdigest()[:16]
+    calligraphic = "".join(sorted(set(re.findall(r'mathcal"[^>]*>([^<])', formulas))))
+    key = hashlib.sha256(f"{characters} {calligraphic} {stylesheet()}".encode()).hexdigest()[:16]
     folder = CACHE / "fonts" / key
     if not folder.is_dir():
         draft = folder.with_suffix(".draft")
         draft.mkdir(parents=True, exist_ok=True)
         for source in sorted((KATEX / "fonts").glob("*.woff2")):
             font = TTFont(source, recalcTimestamp=False)
-            options = subset.Options(layout_features=[], notdef_outline=False)
+            options = subset.Options(layout_features=[], hinting=False, notdef_outline=False)
             subsetter = subset.Subsetter(options)
-            subsetter.populate(text=characters)
+            subsetter.populate(text=calligraphic if "Caligraphic" in source.name else characters)
             subsetter.subset(font)
             font.save(draft / source.name)
         draft.rename(folder)

@@ -161,7 +161,7 @@ def notebook(path: Path, lang: str) -> Path:
     cells, _ = read(path)
     file = CACHE / "labs" / lang / "labs" / f"{path.stem}.ipynb"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(nbformat.writes(_plain(_in_language(cells, lang))), "utf-8")
+    file.write_text(nbformat.writes(_plain(in_language(cells, lang))), "utf-8")
     return file
 
 
@@ -175,7 +175,7 @@ def download(path: Path, lang: str) -> str:
         "    Path(name).parent.mkdir(parents=True, exist_ok=True)\n"
         '    Path(name).write_text(text, encoding="utf-8")'
     )
-    kept = _in_language(cells, lang)
+    kept = in_language(cells, lang)
     first_code = next(i for i, cell in enumerate(kept) if cell.cell_type == "code")
     return nbformat.writes(_plain([*kept[:first_code], setup, *kept[first_code:]]))
 
@@ -186,7 +186,7 @@ def _literal(files: dict[str, str]) -> str:
     return f"{{\n{items}}}"
 
 
-def _in_language(cells: list[NotebookNode], lang: str) -> list[NotebookNode]:
+def in_language(cells: list[NotebookNode], lang: str) -> list[NotebookNode]:
     return [c for c in cells if c.cell_type == "code" or c.metadata.lang == lang]
 
 

@@ -121,7 +121,7 @@ def test_a_figure_takes_the_colour_of_the_text() -> None:
         ax.set_xlabel("分数 0.97512")
         svg = figures.to_svg(figure, "x")
     assert "currentColor" in svg and figures.INK not in svg and "分数 0.97512" in svg
-    assert not re.search(r'd="[^"]*\.\d{3}', svg), "coordinates are rounded, text is not"
+    assert not re.search(r'd="[^"]*\.\d{2}', svg), "coordinates are rounded, text is not"
     assert "<style" not in svg and "#000000" not in svg and "#ffffff" not in svg
 
 

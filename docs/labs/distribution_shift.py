@@ -7,14 +7,14 @@
 # shift](../concepts/distribution_shift.md); the code under test is its snippet.
 #
 # Every experiment runs with several seeds. Numbers are means, with the standard deviation over
-# seeds where it is given, and the claims of the text are assertions in the cells.
+# seeds where it is given, and the main claims of the text are assertions in the cells.
 
 # %% [markdown] lang="zh" description="在手写数字上制造协变量偏移、标签偏移与概念偏移：各使准确率下降多少，哪些检验能发现，重要性加权与标签偏移估计能修复什么、不能修复什么。" keywords=["分布偏移", "协变量偏移", "标签偏移", "概念偏移", "重要性加权", "BBSE", "MMD", "双样本检验", "手写数字", "scikit-learn"]
 # # 看得见的分布偏移
 #
 # 本实验用 1797 张手写数字图片，以三种方式打破“未来与过去同分布”的假设。每一次都问三个问题：准确率掉了多少？检验能不能发现？只用无标签的目标数据，能不能把模型修好？定义见[分布偏移](../concepts/distribution_shift.md)，被检验的代码就是该页的代码片段。
 #
-# 每个实验都用多个随机种子重复。数字是均值，注明之处附有跨种子的标准差；正文的论断都写成了单元格里的断言（assert），不成立就会报错。
+# 每个实验都用多个随机种子重复。数字是均值，注明之处附有跨种子的标准差；正文的主要论断都写成了单元格里的断言（assert），不成立就会报错。
 
 # %%
 from itertools import pairwise
@@ -176,10 +176,10 @@ assert gain.mean() > 0.02 and (gain > 0).sum() >= 7
 assert min(columns["fit"]) > 0.98 and gain_network.mean() < 0.5 * gain.mean()
 
 # %% [markdown] lang="en"
-# The domain classifier recovers the target's histogram of $u$ from source images alone.
+# Weighted by the domain classifier, the source images reproduce the target's histogram of $u$.
 
 # %% [markdown] lang="zh"
-# 领域分类器给出的权重，只用源域图像就还原了目标域 $u$ 的直方图。
+# 用领域分类器给出的权重加权之后，源域图像重现了目标域 $u$ 的直方图。
 
 # %% alt_en="Three histograms of the first principal component u. The source lies to the left, the target to the right; the source images weighted by the domain classifier lie on the target." alt_zh="第一主成分 u 的三条直方图：源域偏左，目标域偏右；按领域分类器加权后的源域图像与目标域重合。"
 share = effective_sample_size(estimated) / len(estimated)
@@ -201,7 +201,7 @@ plt.show()
 # percentage point.
 
 # %% [markdown] lang="zh"
-# 下图每条线是一个种子。像素空间里的一个超平面分不开奇偶：模型*设定有误*（misspecified），权重告诉它该把有限的容量用在哪里。而网络几乎零错误地拟合了训练图像，没有多少可取舍的，加权只多得约半个百分点。图中横轴：linear 为线性模型，network 为网络；unweighted 为不加权，weighted 为加权。
+# 下图每条线是一个种子。像素空间里的一个超平面分不开奇偶：模型*误设*（misspecified），权重告诉它该把有限的容量用在哪里。而网络几乎零错误地拟合了训练图像，没有多少可取舍的，加权只多得约半个百分点。图中横轴：linear 为线性模型，network 为网络；unweighted 为不加权，weighted 为加权。
 
 # %% alt_en="Accuracy on the target, one line per seed. The linear model gains several points from weighting with every seed; the network is better from the start and gains little." alt_zh="目标域准确率，每个种子一条线。线性模型加权后每个种子都提高数个百分点；网络一开始就更好，加权收益很小。"
 figure, axes = plt.subplots()
@@ -358,13 +358,13 @@ for repair in ("weighted", "bbse"):
 assert sum(p <= 0.05 for p in columns["p"]) <= 3  # expected by chance: 0.4 of 8
 
 # %% [markdown] lang="en"
-# About a fifth of the accuracy is gone, and no monitor rings. The weights stay near one, BBSE
+# About a fifth of the accuracy is gone, and no monitor rings. The weights only fit noise, BBSE
 # reports the prior that the *old* names have, and the p-values spread over the unit interval, as
 # they must when inputs are unchanged. A few labels would have shown it at once: of twenty labelled
 # target images about four show a swapped digit.
 
 # %% [markdown] lang="zh"
-# 准确率丢了约五分之一，却没有一个监控告警。权重都接近一，BBSE 报告的是*旧*名称下的先验，p 值散布在整个单位区间上：输入没有变，本该如此。而少量标签就能立刻揭穿：二十张有标签的目标图像里，约有四张是被调换的数字。
+# 准确率丢了约五分之一，却没有一个监控告警。权重只是在拟合噪声，BBSE 报告的是*旧*名称下的先验，p 值散布在整个单位区间上：输入没有变，本该如此。而少量标签就能立刻揭穿：二十张有标签的目标图像里，约有四张是被调换的数字。
 
 # %% [markdown] lang="en"
 # ## Detection
@@ -442,4 +442,4 @@ plt.show()
 # | 标签偏移 | $p(x \mid y)$ | 能，但需要更多图像 | 靠校正先验 |
 # | 概念偏移，$p(x)$ 不变 | $p(x)$ | 不能 | 不能 |
 #
-# 修法必须与偏移相配，而数据自己说不出是哪一种偏移：检验拒绝原假设，只说明 $p(x)$ 变了。可以接着试：增大系数 1.5，直到有效样本量崩溃；用 BBSE 去修协变量偏移；让网络用更少的图像训练。
+# 修法必须与偏移相配，而数据自己说不出是哪一种偏移：检验拒绝原假设，只说明 $p(x)$ 变了。可以接着试：增大系数 1.5，直到有效样本量骤降；用 BBSE 去修协变量偏移；让网络用更少的图像训练。

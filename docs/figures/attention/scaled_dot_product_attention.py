@@ -120,7 +120,7 @@ def saturation(t):
         ax.set_xscale("log", base=2)
         ax.set_xticks([1, 4, 16, 64, 256, 1024, 4096], ["1", "4", "16", "64", "256", "1k", "4k"])
         ax.minorticks_off()
-        ax.set_xlabel(t("width D", "宽度 D"))
+        ax.set_xlabel(t("width D", "维度 D"))
     mean = [x.mean() for x in trace[False]]
     right.plot(widths, mean, color=ORANGE, ls="--")
     right.set_yscale("log")

@@ -26,7 +26,7 @@ def normal(x, mean=0.0, std=1.0):
 
 def kinds(t):
     """What moves and what stays, computed from two Gaussian classes."""
-    x = torch.linspace(-4, 4, 65)
+    x = torch.linspace(-4, 4, 33)
     p_x = (normal(x, -1) + normal(x, 1)) / 2
     p_1 = (2 * x).sigmoid()  # P(y = 1 | x) of the source
 
@@ -80,8 +80,11 @@ def weighting(t):
     features = [torch.cat([v, v**2], 1) for v in (x[:, None], z)]
     w, b = domain_classifier(*features, l2=0.1)
     weights = importance_weights(features[0] @ w + b, 80, 400, normalize=True)
-    left.scatter(x, y, s=6 * weights + 3, color=BLUE, alpha=0.5, linewidth=0)
-    grid = torch.linspace(-0.75, 1.6, 60)
+    sizes = (6 * weights + 3).sqrt().round().int()  # few sizes: each is a shape of its own
+    for size in sizes.unique().tolist():
+        of = sizes == size
+        left.plot(x[of], y[of], "o", color=BLUE, markersize=size, alpha=0.5, markeredgewidth=0)
+    grid = torch.linspace(-0.75, 1.6, 24)
     left.plot(grid, grid**3 - grid, color=INK, linewidth=1)
     left.axvspan(-0.6, 0.6, color=ORANGE, alpha=0.12, linewidth=0)
     left.text(0, 1.42, t("target", "目标域"), color=ORANGE, ha="center", va="top")
@@ -96,7 +99,7 @@ def weighting(t):
     left.set_title(t("a line fitted to a curve", "用直线拟合曲线"))
     left.legend(loc="lower left")
 
-    distance = torch.linspace(0, 2.5, 60)
+    distance = torch.linspace(0, 2.5, 26)
     right.plot(distance, (-distance.square()).exp(), color=INK, linewidth=1, label="exp(−δ²)")
     dots = torch.arange(0, 2.6, 0.25)
     source = torch.randn(4000, 1, generator=generator, dtype=torch.float64)

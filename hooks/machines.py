@@ -1,0 +1,73 @@
+"""What programs read: each page as Markdown, llms.txt, the registry of snippets."""
+
+import ast
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from markdown import Markdown
+from mkdocs.config.defaults import MkDocsConfig
+
+from hooks import LANGUAGES, SNIPPETS, content, labs
+from hooks.content import Entry, reading_order, sections
+from hooks.path import set_path
+
+
+def expand(text: str, config: MkDocsConfig) -> str:
+    """A page's Markdown with its embeds expanded, by the extension and the settings of the site."""
+    name = "pymdownx.snippets"
+    settings = config.mdx_configs[name] | {"base_path": [str(SNIPPETS)]}
+    markdown = Markdown(extensions=[name], extension_configs={name: settings})
+    return "\n".join(markdown.preprocessors["snippet"].run(text.splitlines())) + "\n"
+
+
+def markdown(entry: Entry, entries: dict[str, Entry], lang: str, config: MkDocsConfig) -> str:
+    """The page as Markdown, figures as their text; what only the build reads is left out."""
+    path = entry.files[lang]
+    if path.suffix == ".py":
+        cells = labs.in_language(labs.read(path)[0], lang)
+        code = "```python\n{}\n```"
+        parts = (code.format(c.source) if c.cell_type == "code" else c.source for c in cells)
+        return "\n\n".join(parts) + "\n"
+    text = re.sub(r"\A---\n.*?\n---\n+", "", path.read_text("utf-8"), flags=re.DOTALL)
+    text = re.sub(r"<!--pytest-codeblocks:.*?-->\n+", "", text)
+    text = re.sub(r"^!\[(.*?)\]\(.*\)$", r"> \1", text, flags=re.MULTILINE)
+    text = set_path(text, entries, entry.source, lang)
+    attributes = r"^\{ \..*\}\n|(?<=\S)\{ \..*?\}| \{ #[\w-]+ \}$"
+    text = re.sub(attributes, "", text, flags=re.MULTILINE)
+    return expand(re.sub(r"(\]\([^)]*)\.ipynb", r"\1.md", text), config)
+
+
+def llms(entries: dict[str, Entry], lang: str, config: MkDocsConfig) -> str:
+    """https://llmstxt.org: what the site holds, with links to the Markdown of each page."""
+    root = config.site_url or ""
+    lines = [f"# {config.site_name}", "", f"> {config.site_description}"]
+    for section in sections(entries):
+        lines += ["", f"## {entries[f'{section}/index'].meta[lang]['title']}", ""]
+        for entry in reading_order(entries, section):
+            meta = entry.meta[lang]
+            lines.append(f"- [{meta['title']}]({root}{entry.name}.md): {meta['description']}")
+    return "\n".join(lines) + "\n"
+
+
+def registry(entries: dict[str, Entry]) -> str:
+    """The snippets: where each is, what it needs, which page explains it."""
+    found: dict[str, Any] = {}
+    for entry in entries.values():
+        for path in content.embeds(entry.files["en"]):
+            name, doc = _name(path), ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+            found[name] = {
+                "file": f"snippets/{name}.py",
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "summary": doc.split("\n")[0],
+                "needs": [_name(p) for p in labs.closure(path)],
+                "page": entry.name,
+                "title": {lang: entry.meta[lang]["title"] for lang in LANGUAGES},
+            }
+    return json.dumps(found, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(SNIPPETS).with_suffix("").as_posix()
