@@ -104,9 +104,7 @@ def test_layout_does_not_shift(browser: Browser, url: str, width: int, figure: N
     page.close()
 
 
-def test_two_builds_are_identical(
-    site: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_two_builds_are_identical(site: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     again = build(tmp_path_factory.mktemp("again"), {})
     files = sorted(p.relative_to(site).as_posix() for p in site.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(again).as_posix() for p in again.rglob("*") if p.is_file())
