@@ -41,6 +41,12 @@ class Entry:
         return self.meta["en"].get("requires", [])
 
     @property
+    def address(self) -> str:
+        """Of the page, relative to the root of its language: "attention/", ""."""
+        name = self.name.removesuffix("index").rstrip("/")
+        return f"{name}/" if name else ""
+
+    @property
     def source(self) -> str:
         """The path MkDocs knows the page by."""
         return f"{self.name}.ipynb" if self.files["en"].suffix == ".py" else f"{self.name}.md"
@@ -56,7 +62,7 @@ def front_matter(path: Path, lang: str) -> dict[str, Any]:
     if not match:
         raise problem(path, 1, "no front matter; begin the page with ---, title: …, ---")
     try:
-        meta = yaml.safe_load(match[1])
+        meta = yaml.load(match[1], yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 2 if error.problem_mark else 1
         raise problem(path, line, f"front matter is no YAML: {error.problem}") from None
@@ -74,6 +80,12 @@ def front_matter(path: Path, lang: str) -> dict[str, Any]:
         if field not in meta:
             raise problem(path, 2, f"the front matter lacks '{field}'; add {field}: …")
     return meta
+
+
+def outline() -> dict[Path, str]:
+    """The front matter of all pages as it stands: what an edit of the text leaves as it was."""
+    texts = {path: path.read_text("utf-8") for lang in LANGUAGES for path in pages(lang)}
+    return {path: text.split("\n---\n")[0] for path, text in texts.items()}
 
 
 # Pages and their order ----------------------------------------------------------
@@ -198,11 +210,12 @@ def _check_embed(path: Path, number: int, what: str) -> None:
     if not target:
         message = f'cannot embed {what}; write --8<-- "section/snippet.py:part"'
         raise problem(path, number, message)
-    known = {p.relative_to(SNIPPETS).as_posix() for p in SNIPPETS.rglob("*.py")}
-    if target["file"] not in known:
+    file = (SNIPPETS / target["file"]).resolve()
+    if not file.is_relative_to(SNIPPETS) or not file.is_file():
+        known = {p.relative_to(SNIPPETS).as_posix() for p in SNIPPETS.rglob("*.py")}
         hint = did_you_mean(target["file"], known)
         raise problem(path, number, f"no '{target['file']}' in snippets/; {hint}")
-    part, parts = target["part"], markers(SNIPPETS / target["file"])
+    part, parts = target["part"], markers(file)
     if part and part not in parts:
         hint = did_you_mean(part, parts) if parts else "the file marks no part"
         message = (

@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.plugins import event_priority
+from mkdocs.plugins import CombinedEvent, event_priority
 from mkdocs.structure.files import File, Files
-from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 
-from hooks import DOCS, ROOT, content, figures, formulas, glossary, labs, machines, path
+from hooks import DOCS, ROOT, content, figures, formulas, glossary, labs, machines, path, search
 
 SEARCH = {"en": "Search", "zh": "搜索"}
 TAGS = {"en": "Tags", "zh": "标签"}
@@ -46,11 +45,14 @@ class State:
     terms: glossary.Terms
     dates: dict[str, str]
     known: dict[str, Path]  # what links may lead to
+    content: str  # of the page, while the search plugin reads it
     serving = False
+    partly = False  # only the pages that have changed are built
 
 
 def on_startup(command: str, dirty: bool) -> None:
     State.serving = command == "serve"
+    State.partly = dirty
 
 
 @event_priority(100)  # before the search plugin reads its settings
@@ -80,6 +82,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, uri, abs_src_path=str(file)))
     css = formulas.stylesheet()
     files.append(File.generated(config, "assets/katex/katex.min.css", content=css))
+    script = File.generated(
+        config, "assets/javascripts/minisearch.js", abs_src_path=str(search.LIBRARY)
+    )
+    files.append(script)
     titles = {name: entry.meta[State.lang]["title"] for name, entry in State.entries.items()}
     text = glossary.page(State.lang, titles)
     files.append(File.generated(config, "glossary.md", content=text))
@@ -103,33 +109,39 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         page.edit_url = f"{start}/{source.relative_to(ROOT).as_posix()}"
     if date := State.dates.get(source.relative_to(ROOT).as_posix()):
         page.meta["git_revision_date_localized"] = page.update_date = date
-    name = page.file.src_uri
-    if name == "tags.md":
-        page.meta["search"] = {"exclude": True}
-    elif name == "glossary.md" or name.endswith("index.md"):
-        page.meta["search"] = {"boost": 0.05}  # lists come after the pages that they list
     if source.suffix != ".md":
         return markdown
     content.check(source, State.known)
     figures.check(source)
     markdown = path.set_path(markdown, State.entries, page.file.src_uri, State.lang)
-    return figures.set_figures(markdown, source)
+    return figures.hold_places(markdown)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     source = source_of(page)
     if source.suffix == ".py":
         html = labs.tidy(html, source, State.lang, page, files)
-    html, page.meta["formulas"] = formulas.set_formulas(html, source)
     return path.set_requirements(html, State.entries, page, State.lang, files)
 
 
-def on_page_context(
-    context: dict[str, object], page: Page, config: MkDocsConfig, nav: Navigation
-) -> None:
+@event_priority(100)
+def before_search(context: dict[str, object], page: Page, **_: object) -> None:
+    """Keep what is not searched from the search plugin, which would parse every stroke of it."""
+    State.content = page.content or ""
+    page.content = search.slim(State.content)
+
+
+@event_priority(-100)
+def after_search(context: dict[str, object], page: Page, config: MkDocsConfig, **_: object) -> None:
+    source = source_of(page)
+    html = figures.set_figures(State.content, source)
+    page.content, page.meta["formulas"] = formulas.set_formulas(html, source)
     # Both languages remember one colour scheme: the theme keeps it below this path.
     up = get_relative_url(".", page.url)
     config.extra["scope"] = up if State.lang == "en" else f"{up}/.."
+
+
+on_page_context = CombinedEvent(before_search, after_search)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
@@ -169,9 +181,12 @@ def name_landmarks(html: str) -> str:
 def on_post_build(config: MkDocsConfig) -> None:
     site = Path(config.site_dir)
     pages = (page for page in site.rglob("*.html") if page.relative_to(site).parts[0] != "zh")
-    (site / "assets/katex/fonts").mkdir()
+    (site / "assets/katex/fonts").mkdir(exist_ok=True)
     for name, font in formulas.fonts(pages).items():
         (site / "assets/katex/fonts" / name).write_bytes(font)
+    if State.partly:
+        return
+    search.write(site / "search/search_index.json", State.entries, State.lang)
     every = State.entries
     texts = {f"{n}.md": machines.markdown(e, every, State.lang, config) for n, e in every.items()}
     texts["llms.txt"] = machines.llms(State.entries, State.lang, config)

@@ -118,13 +118,12 @@ IMAGE = re.compile(r'^!\[(?P<alt>[^\]]*)\]\((?P<file>[^)\s"]+\.svg)(?:\s+"(?P<ca
 
 def check(path: Path) -> None:
     """Raise for a figure of the page that does not exist or says nothing to who cannot see it."""
-    known = {p.name for p in OUTPUT.rglob("*.svg")}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         if not (match := IMAGE.match(line)):
             continue
         file = (path.parent / match["file"]).resolve()
         if not file.is_relative_to(OUTPUT) or not file.is_file():
-            hint = did_you_mean(file.name, known)
+            hint = did_you_mean(file.name, {p.name for p in OUTPUT.rglob("*.svg")})
             raise problem(path, number, f"no figure '{match['file']}'; {hint} `make figures` draws")
         lang = path.relative_to(DOCS).parts[0]
         if not file.name.endswith(f".{lang}.svg"):
@@ -133,21 +132,31 @@ def check(path: Path) -> None:
             raise problem(path, number, "a figure says what is seen: ![what is seen](…)")
 
 
-def set_figures(markdown: str, path: Path) -> str:
-    """Replace each image of a figure by the figure itself, so that it takes the page's colours."""
-    lines = markdown.splitlines()
-    for i, line in enumerate(lines):
-        if match := IMAGE.match(line):
-            svg = (path.parent / match["file"]).resolve().read_text("utf-8")
-            lines[i] = inline(svg, match["alt"], match["caption"] or "")
+def hold_places(markdown: str) -> str:
+    """Replace each image of a figure by a comment that says where it goes."""
+    lines = (
+        f"<!--figure {line}-->" if IMAGE.match(line) else line for line in markdown.splitlines()
+    )
     return "\n".join(lines)
+
+
+def set_figures(content: str, path: Path) -> str:
+    """Put the figures themselves into the page, so that they take its colours."""
+
+    def figure(place: re.Match[str]) -> str:
+        match = IMAGE.match(place[1])
+        assert match
+        svg = (path.parent / match["file"]).resolve().read_text("utf-8")
+        return inline(svg, match["alt"], match["caption"] or "")
+
+    return re.sub(r"<!--figure (.*?)-->", figure, content)
 
 
 def inline(svg: str, alt: str, caption: str = "") -> str:
     """A cleaned figure as HTML; ids are made the figure's own, so that two on a page do not mix."""
     names = dict.fromkeys(re.findall(r' id="([^"]+)"', svg))
     prefix = f"f{zlib.crc32(re.sub(r'[pm][0-9a-f]{10}', '', svg).encode()):08x}-"
-    used = {n for n in names if f"#{n}" in svg}
+    used = set(re.findall(r'#([^")]+)', svg)) & set(names)
     svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", svg)
     for number, name in enumerate(n for n in names if n in used):
         svg = re.sub(rf'(id="|#){name}(?=["\)])', rf"\g<1>{prefix}{number}", svg)
@@ -155,4 +164,4 @@ def inline(svg: str, alt: str, caption: str = "") -> str:
     label = html.escape(alt, quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'<figure data-search-exclude="1">{svg}{below}</figure>'
+    return f"<figure>{svg}{below}</figure>"

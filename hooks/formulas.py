@@ -35,8 +35,17 @@ def _katex() -> subprocess.Popen[str]:
     return process
 
 
+_rendered: dict[tuple[str, bool], dict[str, str]] = {}  # both languages have the same formulas
+
+
 def render(formulas: list[tuple[str, bool]]) -> list[dict[str, str]]:
     """For each (TeX, whether on a line of its own): {"html": …} or {"error": …}."""
+    new = [formula for formula in dict.fromkeys(formulas) if formula not in _rendered]
+    _rendered.update(zip(new, _render(new), strict=True))
+    return [_rendered[formula] for formula in formulas]
+
+
+def _render(formulas: list[tuple[str, bool]]) -> list[dict[str, str]]:
     process = _katex()
     assert process.stdin and process.stdout
     process.stdin.write(json.dumps(formulas) + "\n")
@@ -57,10 +66,9 @@ def set_formulas(content: str, source: Path) -> tuple[str, bool]:
         if "error" in result:
             line = line_of(source.read_text("utf-8"), tex.splitlines()[0].strip())
             raise problem(source, line, f"a formula does not parse: {result['error']}; in {tex}")
-    # An element of its own, left out of the search index (which would hold each formula twice).
+    # An element of its own, which the style sheet can tell from KaTeX's.
     parts = iter(
-        f'<x-math data-search-exclude="1"{" class=display tabindex=0" * display}>'
-        f"{result['html']}</x-math>"
+        f"<x-math{' class=display tabindex=0' * display}>{result['html']}</x-math>"
         for (_, display), result in zip(found, rendered, strict=True)
     )
     return FORMULA.sub(lambda _: next(parts), content), True

@@ -27,7 +27,7 @@ HAN = re.compile(r"[\u4e00-\u9fff]")
 def load(path: Path = FILE) -> list[dict[str, Any]]:
     """The checked entries, in the order of their ids."""
     text = path.read_text("utf-8")
-    terms = yaml.safe_load(text) or []
+    terms = yaml.load(text, yaml.CSafeLoader) or []
     seen: dict[str, str] = {}
     for term in terms:
         line = line_of(text, f"id: {term.get('id')}")
@@ -93,12 +93,12 @@ class Terms(Extension):
         self.terms = {n.lower(): t for t in load() for n in names(t, lang)}
         self.lang = lang
         # Longest first; Latin names as whole words, with a plural s.
-        ordered = sorted(self.terms, key=len, reverse=True)
-        patterns = (
-            re.escape(n) if HAN.search(n) else rf"(?<![\w-]){re.escape(n)}s?(?![\w-])"
-            for n in ordered
+        ordered = [re.escape(n) for n in sorted(self.terms, key=len, reverse=True)]
+        chinese = "|".join(n for n in ordered if HAN.search(n)) or "(?!)"
+        latin = "|".join(n for n in ordered if not HAN.search(n)) or "(?!)"
+        self.pattern = re.compile(
+            rf"(?:{chinese})|(?<![\w-])(?:{latin})s?(?![\w-])", re.IGNORECASE | re.ASCII
         )
-        self.pattern = re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE | re.ASCII)
 
     def extendMarkdown(self, md: Markdown) -> None:
         # After the inline patterns (20), so that links, code and formulas are known.

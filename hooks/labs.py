@@ -161,7 +161,9 @@ def notebook(path: Path, lang: str) -> Path:
     cells, _ = read(path)
     file = CACHE / "labs" / lang / "labs" / f"{path.stem}.ipynb"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(nbformat.writes(_plain(in_language(cells, lang))), "utf-8")
+    text = nbformat.writes(_plain(in_language(cells, lang)))
+    if not file.is_file() or file.read_text("utf-8") != text:  # else it would look new
+        file.write_text(text, "utf-8")
     return file
 
 

@@ -84,7 +84,7 @@ def set_requirements(
             parts.append(f"<span>{label}{words['colon']}{words['sep'].join(links)}</span>")
     if not parts:
         return html
-    line = f'<p class="path" data-search-exclude="1">{" ".join(parts)}</p>'
+    line = f'<p class="path">{" ".join(parts)}</p>'
     head, end, rest = html.partition("</h1>")
     return head + end + line + rest
 

@@ -1,6 +1,7 @@
 """The built site, served by a plain file server, and a real browser to read it with."""
 
 import functools
+import gzip
 import http.server
 import os
 import shutil
@@ -114,6 +115,12 @@ def watch(page: Page) -> list[str]:
         ),
     )
     return wrong
+
+
+def wire(file: Path) -> float:
+    """KB over the wire; fonts and images are compressed already."""
+    data = file.read_bytes()
+    return len(data if file.suffix in (".woff2", ".png") else gzip.compress(data)) / 1000
 
 
 # Measured figures -----------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What a page may weigh and ask for, who can read it, and what programs find."""
 
 import filecmp
-import gzip
 import json
 import re
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from hooks import ROOT, SNIPPETS
-from tests.site.conftest import addresses, build
+from tests.site.conftest import addresses, build, wire
 
 pytestmark = pytest.mark.slow
 
@@ -35,12 +34,6 @@ def loaded(page: Page, site: Path, url: str, address: str) -> list[Path]:
     return [site / name / "index.html" if name[-1:] in ("", "/") else site / name for name in names]
 
 
-def wire(file: Path) -> float:
-    """KB over the wire; fonts and images are compressed already."""
-    data = file.read_bytes()
-    return len(data if file.suffix in (".woff2", ".png") else gzip.compress(data)) / 1000
-
-
 @pytest.mark.parametrize("lang", ["", "zh/"])
 @pytest.mark.parametrize("address", KINDS)
 def test_weight(page: Page, site: Path, url: str, lang: str, address: str, figure: Note) -> None:
@@ -49,13 +42,6 @@ def test_weight(page: Page, site: Path, url: str, lang: str, address: str, figur
     assert not any("search_index" in file.name for file in files), "before the search is used"
     figure(f"weight of {lang}{address}", sum(map(wire, files)), weight, "KB")
     figure(f"requests of {lang}{address}", len(files), requests, "")
-
-
-@pytest.mark.parametrize("lang", ["", "zh/"])
-def test_search_index(site: Path, lang: str, figure: Note) -> None:
-    pages = [a for a in addresses(site) if a.startswith("zh/") == bool(lang)]
-    size = wire(site / lang / "search/search_index.json") / len(pages)
-    figure(f"search index of /{lang} a page", size, 5, "KB (2 with a hundred pages)")
 
 
 @pytest.mark.parametrize("width", [1350, 412])

@@ -91,38 +91,6 @@ def test_the_switch_leads_to_the_twin(page: Page, url: str, site: Path, lang: st
         assert page.url == url + twin
 
 
-@pytest.mark.parametrize(
-    ("lang", "query", "expected"),
-    [
-        ("", "sota", "concepts/sota/"),
-        ("", "pareto front", "concepts/sota/"),
-        ("", "covariate shift", "concepts/distribution_shift/"),
-        ("", "attention", "attention/scaled_dot_product_attention/"),
-        ("", "softmax", "attention/scaled_dot_product_attention/"),
-        ("zh/", "SOTA", "zh/concepts/sota/"),
-        ("zh/", "帕累托", "zh/concepts/sota/"),
-        ("zh/", "分布偏移", "zh/concepts/distribution_shift/"),
-        ("zh/", "标签偏移", "zh/concepts/distribution_shift/"),
-        ("zh/", "缩放点积注意力", "zh/attention/scaled_dot_product_attention/"),
-        ("zh/", "注意力", "zh/attention/scaled_dot_product_attention/"),
-        ("zh/", "attention", "zh/attention/scaled_dot_product_attention/"),
-    ],
-)
-def test_search_finds(page: Page, url: str, lang: str, query: str, expected: str) -> None:
-    wrong = watch(page)
-    page.goto(url + lang)
-    box = page.locator(".md-search__input")
-    box.click()
-    box.fill(query)
-    box.press("End")  # the box listens for keys
-    results = page.locator(".md-search-result__item > .md-search-result__link")
-    results.first.wait_for()
-    links = (urlsplit(urljoin(page.url, str(a.get_attribute("href")))) for a in results.all())
-    found = list(dict.fromkeys(link.path for link in links))[:3]
-    assert f"/{expected}" in found
-    assert not wrong
-
-
 @pytest.mark.parametrize("lang", ["", "zh/"])
 def test_the_copy_button_copies_what_is_shown(page: Page, url: str, lang: str) -> None:
     page.goto(f"{url}{lang}attention/scaled_dot_product_attention/")

@@ -1,0 +1,151 @@
+"""The index of the search: the plugin's, cut down to what finding a page takes.
+
+The plugin's index holds every text whole, up to 6 KB a page over the wire. This one holds titles
+and descriptions, and of the rest only which words stand in which sections; `search.js` reads it.
+"""
+
+import json
+import re
+from collections import defaultdict
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from pypinyin import lazy_pinyin
+
+from hooks import ROOT, glossary
+from hooks.content import Entry
+
+LIBRARY = ROOT / "node_modules/minisearch/dist/umd/index.js"
+
+LISTS = ("index.md", "tags.md")
+
+# What asks, and says nothing of what is asked for; `search.js` leaves it out of a query.
+QUESTIONS = """
+a about am an and any are as at be because been being but by can cannot could did do does doing
+each for from had has have having how however i if in into is it its itself me my nor not of on or
+our s shall should since so such t than that the their them then there these they this those to
+too us use used using very via vs was we were what when where whether which while who whom whose
+why will with would you your 为什么 为何 怎么样 怎么 怎样 如何 什么 是不是 是否 哪些 哪个 多少 的
+了 吗 呢 吧 是
+""".split()  # noqa: SIM905
+# What may stand in any text; the index does without.
+FILLERS = """
+after again also although before both during either having here just may might more most much must
+neither now often other ours own rather some still therefore though thus until upon within without
+yet 一个 一种 这个 那个 这些 那些 这样 那样 这里 那里 可以 可能 应当 应该 能够 需要 没有 不是 不能
+不会 就是 而是 还是 只是 只有 只要 如果 因为 因此 所以 但是 不过 然而 而且 并且 或者 以及 虽然
+即使 于是 从而 其中 其他 其余 它们 他们 我们 自己 每个 任何 所有 有些 一些 之间 之后 之前 以上
+以下 以外 同时 例如 比如 已经 仍然 本页 一次 一半 一起 一点 一切 一旦 三个 三者 两个 两种 两者
+两份 两边 前者 后者 之一 某个 别的 各种 各自 多个 若干 整个 几乎 常常 通常 往往 很少 不再 否则
+必须 同样 重新 本身 东西 到底 而言 来自 取自 出来 出发 得到 给出 知道 看到
+""".split()  # noqa: SIM905
+# English endings, cut off on both sides so that "masked" finds "masks".
+ENDING = (
+    r"(?<=.{4})(?:ments?|[ae]nc(?:es?|y|ies)|[ae]nt(?:ly)?|ions?|ies|ings?|ed|es|ly|(?<!s)s|e|y)$"
+)
+
+# A run of Chinese, segmented by the plugin with U+200B, or a word of another script.
+WORD = re.compile(r"[\u4e00-\u9fff]{2,}|[^\W\d_][^\W_]+")
+LEFT_OUT = re.compile(
+    r'<(span|div) class="arithmatex">.*?</\1>|<figure.*?</figure>|<p class="path">.*?</p>',
+    re.DOTALL,
+)
+CODE = re.compile(r"<pre>.*?</pre>", re.DOTALL)
+NAME = re.compile(r'<span class="n[fc]">(\w+)</span>')  # of a function or class, at its definition
+
+
+def slim(content: str) -> str:
+    """A page's content without formulas and figures, and of its code only what it defines."""
+    text = LEFT_OUT.sub("", content)
+    return CODE.sub(lambda block: f"<p>{' '.join(NAME.findall(block[0]))}</p>", text)
+
+
+def write(path: Path, entries: dict[str, Entry], lang: str) -> None:
+    """Replace the plugin's index."""
+    index = condense(json.loads(path.read_text("utf-8")), entries, lang)
+    path.write_text(json.dumps(index, ensure_ascii=False, separators=(",", ":")), "utf-8")
+
+
+def condense(index: dict[str, Any], entries: dict[str, Entry], lang: str) -> dict[str, Any]:
+    """The index as `search.js` wants it.
+
+    docs      sections: location, title; where it opens a page also text (its description) and tags
+    words     "word section section…" a line; the sections by number, in base 36, each as the
+              distance to the one before
+    synonyms  the names that the glossary has for the same term, and how the Chinese one is typed
+    """
+    addresses = {entry.address: entry for entry in entries.values()}
+    docs: list[dict[str, Any]] = []
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for found in index["docs"]:
+        location: str = found["location"]
+        page = location.partition("#")[0]
+        entry = addresses.get(page)
+        is_list = entry is not None and entry.source.endswith(LISTS)
+        if is_list and location != page:
+            continue  # its sections say again what the pages say that it lists
+        doc: dict[str, Any] = {"location": location, "title": _shown(found["title"])}
+        if is_list:
+            doc["boost"] = 0.3
+        if page.startswith("labs/"):
+            doc["boost"] = 0.8  # first the concept, then its lab
+        if entry and location == page:
+            doc["text"] = entry.meta[lang]["description"]
+            doc["tags"] = _tags(entry, entries)
+        elif location == "glossary/":
+            doc["tags"] = " / ".join(glossary.TITLE.values())
+        elif page == "glossary/":
+            doc["text"] = _shown(found["text"])
+            doc["boost"] = 0.1  # a definition comes after the page on the term
+        for word in set() if is_list else _words(found["text"]):
+            places[word].append(len(docs))
+        docs.append(doc)
+    lines = (f"{word} {_gaps(places[word])}" for word in sorted(places))
+    synonyms = [
+        [t["en"], t["zh"], *t.get("also", []), "".join(lazy_pinyin(t["zh"]))]
+        for t in glossary.load()
+    ]
+    return {
+        # What the theme is to hand on to the worker has to stand here or in `docs`.
+        "config": index["config"]
+        | {
+            "words": "\n".join(lines),
+            "synonyms": synonyms,
+            "questions": QUESTIONS,
+            "ending": ENDING,
+        },
+        "docs": docs,
+    }
+
+
+def _tags(entry: Entry, entries: dict[str, Entry]) -> str:
+    """What else a page answers to, in both languages: readers type either, whichever they read."""
+    section = entries.get(f"{entry.name.partition('/')[0]}/index", entry)
+    found: list[str] = []
+    for meta in [*entry.meta.values(), *section.meta.values()]:
+        found += [meta["title"], *meta.get("tags", [])]
+    return " / ".join(dict.fromkeys(found))
+
+
+def _plain(html: str) -> str:
+    return unescape(re.sub(r"<[^>]+>", " ", html)).strip()
+
+
+def _shown(html: str) -> str:
+    return _plain(html).replace("\u200b", "")
+
+
+def _words(html: str) -> set[str]:
+    text = _plain(html).lower()
+    words = set(WORD.findall(text.replace("_", " "))).difference(QUESTIONS, FILLERS)
+    return {re.sub(ENDING, "", word) for word in words}
+
+
+def _gaps(numbers: list[int]) -> str:
+    return " ".join(_base36(b - a) for a, b in zip([0, *numbers], numbers, strict=False))
+
+
+def _base36(number: int) -> str:
+    head, last = divmod(number, 36)
+    return (_base36(head) if head else "") + "0123456789abcdefghijklmnopqrstuvwxyz"[last]
