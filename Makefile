@@ -2,7 +2,7 @@
 # make test    everything that must hold
 # Both set up what they need, in .venv and node_modules; a second run reinstalls nothing.
 
-.PHONY: serve site test check fix figures clean
+.PHONY: serve site test bench-site check fix figures clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -22,6 +22,11 @@ test: $(VENV)/tests.done
 	@$(PY) -m pyright --pythonpath $(PY)
 	@tests/browser.sh
 	@$(PY) -m pytest
+
+# What depends on the machine: time to build and to search, Lighthouse. Takes minutes.
+bench-site: $(VENV)/bench.done
+	@tests/browser.sh
+	@$(PY) -m pytest tests/site/timings.py
 
 # The quick rules, for use while writing.
 check: $(VENV)/tests.done
@@ -52,11 +57,15 @@ $(VENV)/bin/python:
 $(VENV)/site.done: requirements.txt package-lock.json | $(VENV)/bin/python
 	@echo "Installing what the site needs (PyTorch is large; this can take minutes) …"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(NPM) ci --omit=dev $(QUIET)
+	@$(NPM) ci --omit=dev --omit=optional $(QUIET)
 	@touch $@
 
 $(VENV)/tests.done: tests/requirements.txt package-lock.json $(VENV)/site.done
 	@echo "Installing what the tests need …"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@$(NPM) ci --omit=optional $(QUIET)
+	@touch $@
+
+$(VENV)/bench.done: $(VENV)/tests.done
 	@$(NPM) ci $(QUIET)
 	@touch $@

@@ -5,6 +5,10 @@ figures    draw the figures; set them into the page
 formulas   formulas to HTML by KaTeX
 glossary   one file: glossary page, tooltips, dictionary of the search
 labs       notebooks: executed once, rendered in both languages
+machines   what programs read: Markdown of each page, llms.txt, registry of the snippets
+path       the learning path: navigation, lists of pages, what to read first
+search     the index of the search
+weight     what keeps pages light
 __main__   the commands: build, serve, figures
 """
 

@@ -85,8 +85,8 @@ class Preview:
 
 def _changed(path: Path) -> float:
     """When anything below a path last changed, deletions included."""
-    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
-    return max(p.stat().st_mtime for p in paths if "__pycache__" not in p.parts)
+    paths = (p for p in [path, *path.rglob("*")] if "__pycache__" not in p.parts and p.exists())
+    return max((p.stat().st_mtime for p in paths), default=0)
 
 
 def serve() -> None:
@@ -102,7 +102,8 @@ def serve() -> None:
             (preview.folders["en"] / "404.html").read_bytes() if code == 404 else None
         )
         for path in [*SHARED, *(DOCS / lang for lang in LANGUAGES)]:
-            server.watch(str(path))
+            if path.exists():
+                server.watch(str(path))
         print(
             f"\n  English  {url}\n  中文     {url}zh/\n\n  An edit reloads the page; Ctrl+C ends.\n"
         )

@@ -7,6 +7,7 @@ import sys
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 # For a bare `mkdocs build`, which does not look for modules in this folder.
@@ -17,8 +18,21 @@ from mkdocs.plugins import CombinedEvent, event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
+from pymdownx.highlight import Highlight
 
-from hooks import DOCS, ROOT, content, figures, formulas, glossary, labs, machines, path, search
+from hooks import (
+    DOCS,
+    ROOT,
+    content,
+    figures,
+    formulas,
+    glossary,
+    labs,
+    machines,
+    path,
+    search,
+    weight,
+)
 
 SEARCH = {"en": "Search", "zh": "搜索"}
 TAGS = {"en": "Tags", "zh": "标签"}
@@ -55,6 +69,21 @@ def on_startup(command: str, dirty: bool) -> None:
     State.partly = dirty
 
 
+# Both languages show the same code: colour each block once.
+_colour = Highlight.highlight
+_coloured: dict[str, Any] = {}
+
+
+def _highlight(self: Highlight, *args: Any, **settings: Any) -> Any:
+    key = repr((args, settings))
+    if key not in _coloured:
+        _coloured[key] = _colour(self, *args, **settings)
+    return _coloured[key]
+
+
+Highlight.highlight = _highlight
+
+
 @event_priority(100)  # before the search plugin reads its settings
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     State.lang = config.theme["language"]
@@ -79,13 +108,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         # Figures stand in the pages themselves.
         if file.is_file() and not file.is_relative_to(figures.OUTPUT):
             uri = f"assets/{file.relative_to(assets).as_posix()}"
-            files.append(File.generated(config, uri, abs_src_path=str(file)))
+            ours = file.suffix in (".css", ".js")
+            found = {"content": weight.asset(file)} if ours else {"abs_src_path": str(file)}
+            files.append(File.generated(config, uri, **found))
     css = formulas.stylesheet()
     files.append(File.generated(config, "assets/katex/katex.min.css", content=css))
-    script = File.generated(
-        config, "assets/javascripts/minisearch.js", abs_src_path=str(search.LIBRARY)
-    )
-    files.append(script)
+    library = search.LIBRARY.read_text("utf-8")
+    files.append(File.generated(config, "assets/javascripts/minisearch.js", content=library))
     titles = {name: entry.meta[State.lang]["title"] for name, entry in State.entries.items()}
     text = glossary.page(State.lang, titles)
     files.append(File.generated(config, "glossary.md", content=text))
@@ -145,18 +174,11 @@ on_page_context = CombinedEvent(before_search, after_search)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    return protect(name_landmarks(squeeze(output)))
+    return protect(name_landmarks(weight.squeeze(output)))
 
 
 def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
     return protect(name_landmarks(output)) if template_name.endswith(".html") else output
-
-
-def squeeze(html: str) -> str:
-    """Drop the blank space of the templates; what stands in <pre> is the reader's."""
-    parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
-    parts[::2] = [re.sub(r"\s*\n\s*", "\n", part) for part in parts[::2]]
-    return "".join(parts)
 
 
 def protect(html: str) -> str:
@@ -193,9 +215,9 @@ def on_post_build(config: MkDocsConfig) -> None:
     texts["snippets.json"] = machines.registry(State.entries)
     for name, text in texts.items():
         (site / name).write_text(text, "utf-8", newline="\n")
-    if not config.site_url:  # a sitemap needs full addresses
-        for name in ("sitemap.xml", "sitemap.xml.gz"):
-            (site / name).unlink(missing_ok=True)
+    weight.trim_theme(site)
+    if not config.site_url or State.lang != "en":  # it needs full addresses, and has both languages
+        (site / "sitemap.xml").unlink(missing_ok=True)
 
 
 def source_of(page: Page) -> Path:

@@ -158,8 +158,8 @@ def inline(svg: str, alt: str, caption: str = "") -> str:
     prefix = f"f{zlib.crc32(re.sub(r'[pm][0-9a-f]{10}', '', svg).encode()):08x}-"
     used = set(re.findall(r'#([^")]+)', svg)) & set(names)
     svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", svg)
-    for number, name in enumerate(n for n in names if n in used):
-        svg = re.sub(rf'(id="|#){name}(?=["\)])', rf"\g<1>{prefix}{number}", svg)
+    new = {name: f"{prefix}{i}" for i, name in enumerate(n for n in names if n in used)}
+    svg = re.sub(r'(id="|#)([^")]+)', lambda m: m[1] + new.get(m[2], m[2]), svg)
     svg = re.sub(r"\s*\n\s*", " ", svg).strip()
     label = html.escape(alt, quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -57,7 +57,10 @@ def registry(entries: dict[str, Entry]) -> str:
     found: dict[str, Any] = {}
     for entry in entries.values():
         for path in content.embeds(entry.files["en"]):
-            name, doc = _name(path), ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+            name = _name(path)
+            if name in found and name != entry.name:
+                continue  # the page of the same name explains it
+            doc = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
             found[name] = {
                 "file": f"snippets/{name}.py",
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -54,9 +54,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.wfile.write((Path(self.directory) / "404.html").read_bytes())
 
 
-def serve(folder: Path) -> Iterator[str]:
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+def serve(
+    folder: Path, handler: type[http.server.SimpleHTTPRequestHandler] = Handler
+) -> Iterator[str]:
+    serving = functools.partial(handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serving) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -126,10 +128,11 @@ def wire(file: Path) -> float:
 # Measured figures -----------------------------------------------------------------
 
 FIGURES: list[str] = []
+Note = Callable[[str, float, float, str], None]
 
 
 @pytest.fixture
-def figure() -> Callable[[str, float, float, str], None]:
+def figure() -> Note:
     """Note a measured figure for the end of the run, and fail where it exceeds its budget."""
 
     def note(name: str, value: float, budget: float, unit: str) -> None:

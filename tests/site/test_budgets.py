@@ -3,18 +3,18 @@
 import filecmp
 import json
 import re
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
 from hooks import ROOT, SNIPPETS
-from tests.site.conftest import addresses, build, wire
+from tests.site.conftest import Note, addresses, build, serve, wire
 
 pytestmark = pytest.mark.slow
 
-Note = Callable[[str, float, float, str], None]
 KINDS = {  # (KB over the wire, requests), cold cache
     "about/": (90, 12),
     "attention/scaled_dot_product_attention/": (140, 17),
@@ -107,6 +107,35 @@ def test_a_page_reads_without_scripts(browser: Browser, url: str) -> None:
     assert page.locator(".katex-html").first.is_visible()
     assert page.locator("figure svg").first.is_visible()
     context.close()
+
+
+def test_the_page_forbids_what_is_not_of_the_site(
+    browser: Browser, site: Path, url: str, tmp_path: Path
+) -> None:
+    """Were a page to carry foreign code, the browser would not run it."""
+    shutil.copytree(site, tmp_path, dirs_exist_ok=True)
+    page_file = tmp_path / "about/index.html"
+    foreign = (
+        "<script>document.title = 'inline'</script>"
+        "<script src='{url}assets/javascripts/site.js?foreign'></script>"
+        "<img src='{url}x.png'>"
+        "<a href='javascript:document.title=1' onclick='document.title=2'>x</a>"
+    )
+    text = page_file.read_text("utf-8")
+    title = BeautifulSoup(text, "html.parser").title
+    page_file.write_text(
+        text.replace("</article>", foreign.format(url=url) + "</article>"), "utf-8"
+    )
+    page = browser.new_page()
+    finished: list[str] = []
+    page.on("requestfinished", lambda request: finished.append(request.url))
+    for other in serve(tmp_path):  # another port is another origin
+        page.goto(f"{other}about/")
+        page.get_by_role("link", name="x", exact=True).click()
+        page.wait_for_load_state("networkidle")
+        assert title and page.title() == title.text
+        assert finished and all(link.startswith(other) for link in finished), finished
+    page.close()
 
 
 # For programs -----------------------------------------------------------------------

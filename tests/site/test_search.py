@@ -4,7 +4,6 @@ The queries stand for those that nobody has thought of, so they are written from
 and never lifted from a page: who adds a page adds some before writing it.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page
 
-from tests.site.conftest import addresses, watch, wire
+from tests.site.conftest import Note, addresses, watch, wire
 
 pytestmark = pytest.mark.slow
 
@@ -47,9 +46,7 @@ def ask(page: Page, query: str) -> list[str]:
     return [urlsplit(link).path.removeprefix("/") for link in page.evaluate(ANSWER, query)]
 
 
-def test_search_finds_what_readers_want(
-    page: Page, url: str, figure: Callable[[str, float, float, str], None]
-) -> None:
+def test_search_finds_what_readers_want(page: Page, url: str, figure: Note) -> None:
     wrong = watch(page)
     misses: list[str] = []
     far: list[str] = []
@@ -111,9 +108,7 @@ def test_a_result_leads_to_the_section_and_marks_the_words(page: Page, url: str)
 
 
 @pytest.mark.parametrize("lang", ["", "zh/"])
-def test_search_index_is_small(
-    site: Path, lang: str, figure: Callable[[str, float, float, str], None]
-) -> None:
+def test_search_index_is_small(site: Path, lang: str, figure: Note) -> None:
     pages = [a for a in addresses(site) if a.startswith("zh/") == bool(lang)]
     size = wire(site / lang / "search/search_index.json") / len(pages)
     figure(f"search index of /{lang} a page", size, 2, "KB")

@@ -1,6 +1,7 @@
 """The built site in a real browser: every page, both languages, both colour schemes."""
 
 import re
+import shutil
 from pathlib import Path
 from urllib.parse import urldefrag, urljoin, urlsplit
 
@@ -10,7 +11,7 @@ from mkdocs.config import load_config
 from playwright.sync_api import Browser, Page
 
 from hooks import ROOT
-from tests.site.conftest import ADDRESSES, addresses, watch
+from tests.site.conftest import ADDRESSES, addresses, serve, watch
 
 pytestmark = pytest.mark.slow
 
@@ -157,6 +158,28 @@ def test_the_404_page_speaks_both_languages(page: Page, url: str) -> None:
     )
 
 
+def test_the_site_reads_offline_below_any_path(
+    browser: Browser, site: Path, tmp_path: Path
+) -> None:
+    """Zipped, unpacked somewhere below the root of a plain file server."""
+    shutil.unpack_archive(
+        shutil.make_archive(str(tmp_path / "site"), "zip", site), tmp_path / "a/b"
+    )
+    for url in serve(tmp_path):
+        page = browser.new_page()
+        wrong = watch(page)
+        page.goto(f"{url}a/b/attention/scaled_dot_product_attention/")
+        page.locator(".md-search__input").click()
+        page.locator(".md-search__input").fill("covarite shift")
+        page.locator(".md-search-result__item a").first.click()
+        page.wait_for_url("**/a/b/*/distribution_shift/**")
+        page.locator("[data-language-switch]").click()
+        page.wait_for_url("**/a/b/zh/*/distribution_shift/**")
+        page.wait_for_load_state("networkidle")
+        assert not wrong
+        page.close()
+
+
 # Addresses ------------------------------------------------------------------------
 
 
@@ -188,7 +211,9 @@ def test_known_addresses_appear(published: Path) -> None:
             prefix = f"{ADDRESSES['REPO_URL']}/edit/main/"
             assert str(tag["href"]).startswith(prefix)
             assert (ROOT / str(tag["href"]).removeprefix(prefix)).is_file()
-    assert root in (published / "sitemap.xml").read_text("utf-8")
+    listed = re.findall("<loc>(.*?)</loc>", (published / "sitemap.xml").read_text("utf-8"))
+    assert sorted(listed) == sorted(root + address for address in addresses(published))
+    assert not (published / "zh/sitemap.xml").exists()
     lab = head(published, "zh/labs/distribution_shift")
     colab = str(lab.select_one('a[href*="colab.research.google.com"]')["href"])  # type: ignore[index]
     assert (published / colab.partition("/blob/gh-pages/")[2]).is_file()

@@ -7,10 +7,12 @@ const SETUP = 0, READY = 1, QUERY = 2, RESULT = 3; // the theme's messages
 const HAN = /\p{Script=Han}/u;
 // Runs of Chinese, and words of other scripts.
 const RUN = /\p{Script=Han}+|(?:(?!\p{Script=Han})[\p{L}\p{N}])+/gu;
+const ABBREVIATION = /\b(?:\p{L}\.){2,}/gu; // i.i.d.
+
 /** Chinese by pairs of signs: how a query is cut into words then does not matter. */
 function tokens(text) {
   const found = [];
-  const plain = text.normalize("NFKC").toLowerCase().replace(/\b(?:\p{L}\.){2,}/gu, (s) => s.replaceAll(".", ""));
+  const plain = text.normalize("NFKC").toLowerCase().replace(ABBREVIATION, (s) => s.replaceAll(".", ""));
   for (const [run] of plain.matchAll(RUN)) {
     if (!HAN.test(run)) found.push(run.replace(ending, ""));
     else if (run.length === 1) found.push(run);
@@ -28,14 +30,15 @@ function setup({ config, docs }) {
   const texts = docs.map(() => []);
   for (const line of config.words.split("\n")) {
     const [word, ...gaps] = line.split(" ");
+    const terms = tokens(word);
     let number = 0;
-    for (const gap of gaps) texts[number += parseInt(gap, 36)].push(word);
+    for (const gap of gaps) texts[number += parseInt(gap, 36)].push(...terms);
   }
   known = new Set();
   index = new MiniSearch({
     fields: ["title", "tags", "text", "words"],
     storeFields: ["location", "title", "text", "boost"],
-    tokenize: tokens,
+    tokenize: (text, field) => field === "words" ? text.split(" ") : tokens(text),
     processTerm: (term) => (known.add(term), term),
   });
   index.addAll(docs.map((doc, id) => ({ ...doc, id, words: texts[id].join(" ") })));
