@@ -8,9 +8,15 @@ python -m hooks figures [WORD]   draw the figures whose script's path contains W
 import gc
 import logging
 import os
+import shutil
+import signal
+import socket
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["NO_MKDOCS_2_WARNING"] = "1"  # the theme's notice on every start
@@ -28,17 +34,32 @@ SHARED = [
     *CONFIG.values(),
     *(DOCS / name for name in ("assets", "labs", "glossary.yml")),
     SNIPPETS,
-    ROOT / "hooks",
     ROOT / "overrides",
 ]
 
 
 def build(folder: str = "site") -> None:
-    """English at the root, Chinese below zh/; each build empties its own folder first."""
+    """English at the root, Chinese below zh/; what stood there goes once both are done."""
     target = Path(folder).resolve()
-    for lang in LANGUAGES:
-        _build(lang, target if lang == "en" else target / lang)
+    if target.is_dir() and any(target.iterdir()) and not (target / "llms.txt").is_file():
+        sys.exit(f"{target} holds something else than a site; name a new or an empty folder")
+    with _draft(target) as draft:
+        for lang in LANGUAGES:
+            _build(lang, draft if lang == "en" else draft / lang)
     print(f"The site is in {target}")
+
+
+@contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    """A folder that takes the place of the target, unless something goes wrong."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        draft = Path(folder) / "new"
+        draft.mkdir()
+        yield draft
+        if target.exists():
+            target.rename(Path(folder) / "old")
+        draft.rename(target)
 
 
 def _build(
@@ -47,70 +68,96 @@ def _build(
     """Build one language; partly: only the pages that are newer than what was built."""
     start = time.perf_counter()
     gc.disable()  # a build makes much and drops little; the collector takes a tenth of the time
-    config = load_config(str(CONFIG[lang]), site_dir=str(target), strict=not partly, **settings)
-    # What it has of the other pages would be lost.
-    config.plugins["material/search"].config.enabled = not partly
-    config.plugins.on_startup(command=command, dirty=partly)
-    mkdocs_build(config, dirty=partly)
-    config.plugins.on_shutdown()
-    gc.enable()
-    count = len(list((DOCS / lang).rglob("*.md")))
+    try:
+        config = load_config(str(CONFIG[lang]), site_dir=str(target), strict=not partly, **settings)
+        config.plugins.on_startup(command=command, dirty=partly)
+        mkdocs_build(config, dirty=partly)
+        config.plugins.on_shutdown()
+    finally:
+        gc.enable()
+    count = len(content.pages(lang))
     pages = f"what changed of {count} pages" if partly else f"{count} pages"
     print(f"{lang}: {pages} in {time.perf_counter() - start:.1f} s", flush=True)
 
 
 class Preview:
-    """Builds what has changed since it last looked."""
+    """Builds what has changed since it last looked; after a mistake, the last good state stays."""
 
     def __init__(self, root: Path, url: str) -> None:
         self.folders = {"en": root / "en", "zh": root / "zh"}
         self.url = url
+        self.hooks = _changed(ROOT / "hooks")
         self.shared: dict[str, object] = {}
         self.texts: dict[str, float] = {}
 
     def __call__(self) -> None:
+        if self.hooks != _changed(ROOT / "hooks"):
+            print("hooks/ has changed: starting again", flush=True)
+            shutil.rmtree(self.folders["en"].parent)
+            os.execv(sys.executable, [sys.executable, "-m", "hooks", "serve"])
+        try:
+            self._update()
+        except (Abort, MkDocsException) as error:
+            print(f"Error: {error}\nThe preview stays as it was.", file=sys.stderr, flush=True)
+        except Exception:
+            traceback.print_exc()
+
+    def _update(self) -> None:
         # What more than one page shows: all of it, save the text of the pages.
         shared = (max(map(_changed, SHARED)), content.outline())
         for lang, folder in self.folders.items():
             text = _changed(DOCS / lang)
-            partly = shared == self.shared.get(lang)
-            if not partly or text != self.texts.get(lang):
-                # An address of its own keeps canonical links from pointing at the published site.
-                _build(lang, folder, "serve", partly, site_url=self.url)
-                self.shared[lang], self.texts[lang] = shared, text
-        link = self.folders["en"] / "zh"
-        if not link.exists():  # the English build has emptied its folder
-            link.symlink_to(self.folders["zh"], target_is_directory=True)
+            # An address of its own keeps canonical links from pointing at the published site.
+            if shared != self.shared.get(lang):
+                with _draft(folder) as draft:
+                    _build(lang, draft, "serve", site_url=self.url)
+            elif text != self.texts[lang]:
+                _build(lang, folder, "serve", partly=True, site_url=self.url)
+            self.shared[lang], self.texts[lang] = shared, text
+            link = self.folders["en"] / "zh"
+            if not link.is_symlink():  # with a new folder it is gone
+                link.symlink_to(self.folders["zh"], target_is_directory=True)
+
+    def missing(self, code: int) -> bytes | None:
+        """What the server answers where there is no page."""
+        page = self.folders["en"] / "404.html"
+        if code == 404:
+            return page.read_bytes() if page.is_file() else b"The build failed; see the terminal."
+        return None
 
 
 def _changed(path: Path) -> float:
     """When anything below a path last changed, deletions included."""
-    paths = (p for p in [path, *path.rglob("*")] if "__pycache__" not in p.parts and p.exists())
+    names = (p for p in [path, *path.rglob("*")] if "__pycache__" not in p.parts)
+    # A hidden name is an editor's; a file may be gone by now.
+    paths = (p for p in names if not p.name.startswith(".") and p.exists())
     return max((p.stat().st_mtime for p in paths), default=0)
 
 
 def serve() -> None:
-    host, port = "127.0.0.1", int(os.environ.get("PORT", "8000"))
+    host, port = "127.0.0.1", os.environ.get("PORT", "8000")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        sys.exit(f"PORT must be a number from 1 to 65535, not {port!r}")
     url = f"http://{host}:{port}/"
+    try:
+        socket.create_server((host, int(port))).close()  # sooner than after the build
+    except OSError as error:
+        sys.exit(f"Cannot listen on {url}: {error.strerror}. Try: PORT=8001 make serve")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the folder below goes in any case
     with tempfile.TemporaryDirectory(prefix="runnable-dl-") as folder:
         preview = Preview(Path(folder), url)
+        preview.folders["en"].mkdir()
+        root = str(preview.folders["en"])
+        server = LiveReloadServer(preview, host, int(port), root=root, polling_interval=0.2)
         preview()
-        server = LiveReloadServer(
-            preview, host, port, root=str(preview.folders["en"]), polling_interval=0.2
-        )
-        server.error_handler = lambda code: (
-            (preview.folders["en"] / "404.html").read_bytes() if code == 404 else None
-        )
-        for path in [*SHARED, *(DOCS / lang for lang in LANGUAGES)]:
+        server.error_handler = preview.missing
+        for path in [*SHARED, ROOT / "hooks", *(DOCS / lang for lang in LANGUAGES)]:
             if path.exists():
                 server.watch(str(path))
-        print(
-            f"\n  English  {url}\n  中文     {url}zh/\n\n  An edit reloads the page; Ctrl+C ends.\n"
-        )
+        addresses = f"  English  {url}\n  中文     {url}zh/\n"
+        print(f"\n{addresses}\n  An edit reloads the page; Ctrl+C ends.\n", flush=True)
         try:
             server.serve()
-        except OSError as error:
-            sys.exit(f"Cannot listen on {url}: {error.strerror}. Try: PORT=8001 make serve")
         except KeyboardInterrupt:
             pass
         finally:
@@ -129,6 +176,8 @@ def main(command: str = "", *args: str) -> None:
         commands[command](*args)
     except (Abort, MkDocsException) as error:
         sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

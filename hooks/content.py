@@ -123,7 +123,8 @@ def entries() -> dict[str, Entry]:
 
 
 def pages(lang: str) -> list[Path]:
-    return sorted((DOCS / lang).rglob("*.md"))
+    found = (DOCS / lang).rglob("*.md")
+    return sorted(p for p in found if not p.name.startswith("."))  # hidden ones are an editor's
 
 
 def page_name(path: Path, lang: str) -> str:

@@ -60,6 +60,7 @@ class State:
     dates: dict[str, str]
     known: dict[str, Path]  # what links may lead to
     content: str  # of the page, while the search plugin reads it
+    index: bytes  # of the search, while only some pages are built
     serving = False
     partly = False  # only the pages that have changed are built
 
@@ -98,6 +99,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config.markdown_extensions.append(State.terms)  # type: ignore[arg-type]
     config.plugins["material/search"].config.jieba_dict_user = str(glossary.dictionary())
     return config
+
+
+def on_pre_build(config: MkDocsConfig) -> None:
+    if State.partly:
+        State.index = (Path(config.site_dir) / "search/search_index.json").read_bytes()
 
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
@@ -206,9 +212,11 @@ def on_post_build(config: MkDocsConfig) -> None:
     (site / "assets/katex/fonts").mkdir(exist_ok=True)
     for name, font in formulas.fonts(pages).items():
         (site / "assets/katex/fonts" / name).write_bytes(font)
-    if State.partly:
+    index = site / "search/search_index.json"
+    if State.partly:  # the other pages' part of the rest would be lost
+        index.write_bytes(State.index)
         return
-    search.write(site / "search/search_index.json", State.entries, State.lang)
+    search.write(index, State.entries, State.lang)
     every = State.entries
     texts = {f"{n}.md": machines.markdown(e, every, State.lang, config) for n, e in every.items()}
     texts["llms.txt"] = machines.llms(State.entries, State.lang, config)
