@@ -8,6 +8,7 @@ labs       notebooks: executed once, rendered in both languages
 machines   what programs read: Markdown of each page, llms.txt, registry of the snippets
 path       the learning path: navigation, lists of pages, what to read first
 search     the index of the search
+text       reading Markdown and YAML
 weight     what keeps pages light
 __main__   the commands: build, serve, figures
 """

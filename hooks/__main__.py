@@ -170,7 +170,7 @@ def main(command: str = "", *args: str) -> None:
     logging.getLogger("mkdocs.commands.build").addFilter(lambda r: "'dirty'" not in r.getMessage())
     jieba.setLogLevel(logging.WARNING)
     commands = {"build": build, "serve": serve, "figures": figures.draw_all}
-    if command not in commands:
+    if command not in commands or len(args) > (command != "serve"):
         sys.exit(__doc__)
     try:
         commands[command](*args)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hooks import DOCS, LANGUAGES, SNIPPETS, labs
 from hooks.errors import did_you_mean, line_of, problem
+from hooks.text import lines_outside_code, load_yaml, read, strings
 
 FIELDS = {
     "title": str,
@@ -54,26 +53,30 @@ class Entry:
 
 # Front matter -----------------------------------------------------------------
 
+HEAD = re.compile(r"---\n(.*?)\n---(?:\n|\Z)", re.DOTALL)
+
 
 def front_matter(path: Path, lang: str) -> dict[str, Any]:
     """The checked front matter of a page."""
-    text = path.read_text("utf-8")
-    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    text = read(path)
+    match = HEAD.match(text)
     if not match:
         raise problem(path, 1, "no front matter; begin the page with ---, title: …, ---")
-    try:
-        meta = yaml.load(match[1], yaml.CSafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 2 if error.problem_mark else 1
-        raise problem(path, line, f"front matter is no YAML: {error.problem}") from None
+    meta = load_yaml(match[1], path, first_line=2)
     if not isinstance(meta, dict):
         raise problem(path, 2, "front matter must be `field: value` lines, such as title: …")
     for field, value in meta.items():
         line = line_of(text, f"{field}:")
         if field not in FIELDS:
-            raise problem(path, line, f"unknown field '{field}'; {did_you_mean(field, FIELDS)}")
-        if not isinstance(value, FIELDS[field]):
-            raise problem(path, line, f"'{field}' must be a {FIELDS[field].__name__}")
+            raise problem(
+                path, line, f"unknown field '{field}'; {did_you_mean(str(field), FIELDS)}"
+            )
+        if not (strings(value) if FIELDS[field] is list else isinstance(value, str)):
+            kind = "list such as [one, two]" if FIELDS[field] is list else "text"
+            raise problem(path, line, f"'{field}' must be a {kind}")
+        if isinstance(value, str) and (re.search(r'[<>"$\n]', value) or not value.strip()):
+            message = f"'{field}' must be one line of plain text, without < > $ and \""
+            raise problem(path, line, message)
         if lang != "en" and field in ENGLISH_ONLY:
             raise problem(path, line, f"'{field}' holds for both languages; say it in docs/en only")
     for field in ("title", "description"):
@@ -89,6 +92,8 @@ def outline() -> dict[Path, str]:
 
 
 # Pages and their order ----------------------------------------------------------
+
+NAME = re.compile(r"(?:[a-z0-9_]+/)*[a-z0-9_]+")
 
 
 def entries() -> dict[str, Entry]:
@@ -112,14 +117,36 @@ def entries() -> dict[str, Entry]:
         meta = {lang: labs.front_matter(path, lang) for lang in LANGUAGES}
         found[name] = Entry(name, dict.fromkeys(LANGUAGES, path), meta)
     for entry in found.values():
+        path = entry.files["en"]
+        if not NAME.fullmatch(entry.name):
+            raise problem(path, 1, "a name has lower-case letters, digits and _ only; rename it")
+        if entry.name == "glossary" or entry.name.startswith("zh/"):
+            raise problem(path, 1, "this name is taken by the site itself; choose another one")
         for needed in entry.requires:
             if needed not in found:
-                path = entry.files["en"]
                 line = line_of(path.read_text("utf-8"), "requires:")
                 raise problem(
                     path, line, f"requires '{needed}', no such page; {did_you_mean(needed, found)}"
                 )
+    check_cycles(found)
     return found
+
+
+def check_cycles(found: dict[str, Entry]) -> None:
+    """Raise where pages require each other."""
+    todo = dict(found)
+    while ready := [n for n, e in todo.items() if not any(r in todo for r in e.requires)]:
+        for name in ready:
+            del todo[name]
+    # Of what is left, only what something else left needs is part of a cycle.
+    while todo and (loose := set(todo) - {r for e in todo.values() for r in e.requires}):
+        for name in loose:
+            del todo[name]
+    if todo:
+        path = min(todo.items())[1].files["en"]
+        line = line_of(path.read_text("utf-8"), "requires:")
+        names = ", ".join(sorted(todo))
+        raise problem(path, line, f"{names}: each requires the next in a circle; drop a `requires`")
 
 
 def pages(lang: str) -> list[Path]:
@@ -159,11 +186,6 @@ def reading_order(found: dict[str, Entry], section: str) -> list[Entry]:
     order: list[Entry] = []
     while todo:
         ready = [n for n, e in todo.items() if not any(r in todo for r in e.requires)]
-        if not ready:
-            path = min(todo.items())[1].files["en"]
-            line = line_of(path.read_text("utf-8"), "requires:")
-            names = ", ".join(sorted(todo))
-            raise problem(path, line, f"the pages {names} require each other; drop one `requires`")
         first = min(ready, key=lambda n: (wish.index(n) if n in wish else len(wish), n))
         order.append(todo.pop(first))
     return order
@@ -171,7 +193,6 @@ def reading_order(found: dict[str, Entry], section: str) -> list[Entry]:
 
 # What a page embeds and links to ----------------------------------------------------
 
-FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
 EMBED = re.compile(r"^\s*-+8<-+(.*)$")
 TARGET = re.compile(r'\s*"(?P<file>[\w./-]+?\.py)(?::(?P<part>[\w-]+))?"\s*$')
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -184,19 +205,22 @@ def check(path: Path, known: dict[str, Path]) -> None:
     `known` maps what a link may lead to ("attention/index.md") to the file behind it.
     """
     lang = path.relative_to(DOCS).parts[0]
-    fenced = ""
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    text = read(path)
+    body = HEAD.sub("", text).lstrip()
+    if not body.startswith("# "):
+        line = text.count("\n", 0, len(text) - len(body)) + 1
+        raise problem(path, line, "a page begins with its title; write # Title")
+    for number, line in enumerate(text.splitlines(), 1):
         if embed := EMBED.match(line):
             _check_embed(path, number, embed[1].strip())
-        elif fence := FENCE.match(line):
-            if not fenced:
-                fenced = fence[1]
-            elif fence[1].startswith(fenced) and not fence[2].strip():
-                fenced = ""
-        elif not fenced:
-            for target in LINK.findall(re.sub(r"`[^`]*`", "", line)):
-                if not re.match(r"[a-z]+:", target):
-                    _check_link(path, number, target, DOCS / lang, known)
+    head = text.count("\n", 0, len(text) - len(body))
+    for number, line in lines_outside_code(text):
+        plain = re.sub(r"`[^`]*`", "", line)
+        if "--8<--" in plain and not EMBED.match(line):
+            raise problem(path, number, "an embed stands on a line of its own, in a fenced block")
+        for target in LINK.findall(plain) if number > head else ():
+            if not re.match(r"[a-z]+:", target):
+                _check_link(path, number, target, DOCS / lang, known)
 
 
 def embeds(path: Path) -> list[Path]:

@@ -22,5 +22,6 @@ def line_of(text: str, part: str) -> int:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = [name for name in known if name.endswith(f"/{word}")]  # the section was left out
+    near += difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"

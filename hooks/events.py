@@ -95,6 +95,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     State.known["glossary.md"] = glossary.FILE
     if config.site_url and State.lang != "en":
         config.site_url = f"{config.site_url.rstrip('/')}/{State.lang}/"
+    config.repo_url = (config.repo_url or "").rstrip("/").removesuffix(".git")
     config.nav = path.navigation(State.entries, State.lang)
     config.markdown_extensions.append(State.terms)  # type: ignore[arg-type]
     config.plugins["material/search"].config.jieba_dict_user = str(glossary.dictionary())

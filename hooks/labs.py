@@ -53,9 +53,15 @@ def read(path: Path) -> tuple[list[NotebookNode], list[int]]:
         lang = cell.metadata.get("lang")
         if cell.cell_type == "markdown" and lang not in LANGUAGES:
             raise problem(path, line, 'a text cell says its language: lang="en" or lang="zh"')
+        if cell.cell_type == "raw":
+            raise problem(path, line, "raw cells are not shown; make it text or code")
         pending += {"en": 1, "zh": -1}.get(lang, 0)
         if pending not in (0, 1) or (cell.cell_type == "code" and pending):
             raise problem(path, line, 'text cells come in pairs: first lang="en", then lang="zh"')
+    if pending:
+        raise problem(path, lines[-1], 'the last text cell has no twin; add one with lang="zh"')
+    if not any(cell.cell_type == "code" for cell in cells):
+        raise problem(path, 1, "a lab has a cell with code; add # %%")
     return cells, lines
 
 
@@ -111,7 +117,10 @@ def execute(path: Path) -> list[list[NotebookNode]]:
         (cell, line) for cell, line in zip(cells, lines, strict=True) if cell.cell_type == "code"
     ]
     digest = hashlib.sha256((ROOT / "requirements.txt").read_bytes())
-    for part in [*(cell.source for cell, _ in code), *(p.read_text() for p in closure(path))]:
+    for part in [
+        *(cell.source for cell, _ in code),
+        *(p.read_text("utf-8") for p in closure(path)),
+    ]:
         digest.update(part.encode() + b"\0")
     cache = CACHE / "labs" / f"{path.stem}-{digest.hexdigest()[:16]}.ipynb"
     if not cache.is_file():
@@ -273,10 +282,9 @@ def _text(
         r"<p>\s*\$\$(.+?)\$\$\s*</p>", r'<div class="arithmatex">\\[\1\\]</div>', html, flags=re.S
     )
     pieces = re.split(r"(<(?:code|pre).*?</(?:code|pre)>)", html, flags=re.DOTALL)
-    pieces[::2] = [
-        re.sub(r"\$([^$\n]+)\$", r'<span class="arithmatex">\\(\1\\)</span>', p)
-        for p in pieces[::2]
-    ]
+    inline = r"(?<![\\$])\$(?!\s)([^$\n]+?)(?<!\s)\$(?!\d)"  # "$5 and $6" is money
+    span = r'<span class="arithmatex">\\(\1\\)</span>'
+    pieces[::2] = [re.sub(inline, span, piece) for piece in pieces[::2]]
     return "".join(pieces)
 
 

@@ -63,6 +63,43 @@ def inserted(line: str) -> Callable[[str], str]:
 
 
 MISTAKES = {
+    "embed in a quotation": (
+        PAGE,
+        inserted('> --8<-- "attention/scaled_dot_product_attention.py:core"'),
+        r"an embed stands on a line of its own",
+    ),
+    "page without title": (PAGE, replaced("\n# ", "\n## "), r"a page begins with its title"),
+    "markup in a description": (
+        PAGE,
+        replaced("description: ", 'description: Say "x" <b>'),
+        r"'description' must be one line of plain text",
+    ),
+    "figure in a sentence": (
+        PAGE,
+        inserted("See ![x](../../assets/figures/concepts/sota.en.svg) here."),
+        r"a figure stands alone on its line",
+    ),
+    "formula with an empty line": (
+        PAGE,
+        inserted("$$\na\n\nb\n$$"),
+        r"a formula is not recognised",
+    ),
+    "glossary, page": (
+        "docs/glossary.yml",
+        replaced("page: concepts/sota", "page: concepts/sotta"),
+        r"no page 'concepts/sotta'; did you mean 'concepts/sota'\?",
+    ),
+    "glossary, names": (
+        "docs/glossary.yml",
+        replaced("also: [", "also: x # ["),
+        r"'also' of .* must be a list such as \[one, two\]",
+    ),
+    "glossary, YAML": ("docs/glossary.yml", replaced("  en: ", "  en: [ "), r"not YAML: "),
+    "lab, text without twin": (
+        LAB,
+        lambda text: f'{text}\n# %% [markdown] lang="en"\n# Alone.\n',
+        r"the last text cell has no twin",
+    ),
     "mistyped embed": (
         PAGE,
         replaced('attention.py:core"', 'atention.py:core"'),
@@ -131,7 +168,7 @@ MISTAKES = {
     "front matter that is no YAML": (
         PAGE,
         replaced("title: ", "title: [ "),
-        r"front matter is no YAML",
+        r"not YAML",
     ),
     "requirement that does not exist": (
         PAGE,
