@@ -17,18 +17,17 @@ from tests.site.conftest import addresses, watch
 
 pytestmark = pytest.mark.slow
 
-# Of a long page, the end is laid out in idle time.
-LAID_OUT = """() => [...document.querySelectorAll("article > *")].every(
-  (part) => getComputedStyle(part).contentVisibility === "visible")"""
 CONCEPT = "attention/scaled_dot_product_attention/"
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
 def settle(page: Page) -> None:
-    """Wait until site.js has laid out all of the page."""
+    """Wait until the page is there; at the first key site.js lays out all of it."""
     page.wait_for_load_state("networkidle")
-    last = page.locator(".md-content__inner > :nth-child(n + 8)").last
-    expect(last).to_have_css("content-visibility", "visible")
+    page.keyboard.press("Shift")
+    parts = page.locator(".md-content__inner > *")
+    for part in (parts.first, parts.nth(parts.count() // 2)):
+        expect(part).to_have_css("content-visibility", "visible")
 
 
 @pytest.fixture(params=[("", 1350), ("zh/", 412)], ids=["en-1350", "zh-412"])
@@ -267,6 +266,7 @@ def test_answers_and_copy_buttons_by_keyboard(reader: Page) -> None:
 def test_back_to_top_by_keyboard(reader: Page) -> None:
     reader.keyboard.press("End")
     expect(reader.locator(".md-copyright")).to_be_in_viewport()
+    reader.wait_for_timeout(300)  # the theme looks at the way the page goes a moment later
     reader.keyboard.press("PageUp")
     top = reader.locator(".md-top")
     expect(top).to_be_visible()
@@ -437,6 +437,7 @@ def test_print(browser: Browser, url: str) -> None:
     fonts = "[...document.fonts].filter((f) => f.status === 'loaded').map((f) => f.family)"
     before = page.evaluate(fonts)
     page.keyboard.press("/")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")  # as a printer does
     page.emulate_media(media="print")
     for selector in (
         *(".md-header", ".md-sidebar", ".md-footer", ".md-top", ".md-skip", ".md-overlay"),

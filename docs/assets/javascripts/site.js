@@ -132,28 +132,43 @@
   for (const link of sidebar.querySelectorAll("a.md-nav__link--active")) link.ariaCurrent = "page";
   query.ariaInvalid = false; // it is only empty
 
-  // A formula is a stop where it has more to show than fits.
+  // A formula is a stop where it has more to show than fits, or is not laid out yet.
   const sizes = new ResizeObserver((changed) => {
-    for (const { target } of changed) {
-      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
-      else target.removeAttribute("tabindex");
+    for (const { target: { firstElementChild: formula }, target } of changed) {
+      const laidOut = formula.checkVisibility({ contentVisibilityAuto: true });
+      if (laidOut && target.scrollWidth <= target.clientWidth) target.removeAttribute("tabindex");
+      else target.tabIndex = 0;
     }
   });
   document.fonts.ready.then(() => all("x-math.display").forEach((formula) => sizes.observe(formula)));
 })();
 
-// What site.css keeps waiting is laid out bit by bit: Tab, printer and fonts want all of the page.
+// What site.css keeps waiting is laid out for print, whose fonts have to be there before, and at the
+// first key: Tab, End and the browser's own search want all of the page.
 (() => {
-  const waiting = [...document.querySelectorAll(".md-content__inner > :nth-child(n + 8)")];
-  const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 30, { timeRemaining: () => 8 }));
-  const layOut = (deadline) => {
-    while (waiting.length && deadline.timeRemaining() > 4) {
-      const part = waiting.shift();
-      part.style.contentVisibility = "visible";
-      part.getBoundingClientRect();
-    }
-    if (waiting.length) idle(layOut);
+  const fonts = {
+    "1em KaTeX_Main": ".katex",
+    "bold 1em KaTeX_Main": ".mathbf",
+    "italic 1em KaTeX_Math": ".mathnormal",
+    "1em KaTeX_Size1": ".size1, .delim-size1, .small-op",
+    "1em KaTeX_Size2": ".size2, .large-op",
+    "1em KaTeX_Size3": ".size3",
+    "1em KaTeX_Size4": ".size4, .delim-size4",
+    "1em KaTeX_AMS": ".amsrm, .mathbb",
+    "1em KaTeX_Caligraphic": ".mathcal",
   };
-  addEventListener("load", () => idle(layOut));
-  addEventListener("beforeprint", () => layOut({ timeRemaining: () => Infinity }));
+  addEventListener("load", () => {
+    for (const [font, classes] of Object.entries(fonts)) {
+      if (document.querySelector(`x-math :is(${classes})`)) document.fonts.load(font);
+    }
+  });
+  const layOut = ({ target }) => {
+    if (target.matches?.("input")) return; // who searches leaves the page
+    for (const part of document.querySelectorAll(".md-content__inner > *")) {
+      part.style.contentVisibility = "visible";
+    }
+    removeEventListener("keydown", layOut);
+  };
+  addEventListener("beforeprint", layOut);
+  addEventListener("keydown", layOut);
 })();
