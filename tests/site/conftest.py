@@ -106,7 +106,14 @@ def watch(page: Page) -> list[str]:
     wrong: list[str] = []
     page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on(
+        "requestfailed",
+        lambda request: (
+            wrong.append(f"failed: {request.url}")
+            if request.failure != "net::ERR_ABORTED"  # by leaving the page
+            else None
+        ),
+    )
     page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status > 399 else None)
     page.on(
         "request",
