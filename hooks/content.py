@@ -134,18 +134,18 @@ def entries() -> dict[str, Entry]:
 
 def check_cycles(found: dict[str, Entry]) -> None:
     """Raise where pages require each other."""
-    todo = dict(found)
-    while ready := [n for n, e in todo.items() if not any(r in todo for r in e.requires)]:
+    left = dict(found)
+    while ready := [n for n, e in left.items() if not any(r in left for r in e.requires)]:
         for name in ready:
-            del todo[name]
+            del left[name]
     # Of what is left, only what something else left needs is part of a cycle.
-    while todo and (loose := set(todo) - {r for e in todo.values() for r in e.requires}):
+    while left and (loose := set(left) - {r for e in left.values() for r in e.requires}):
         for name in loose:
-            del todo[name]
-    if todo:
-        path = min(todo.items())[1].files["en"]
+            del left[name]
+    if left:
+        path = min(left.items())[1].files["en"]
         line = line_of(path.read_text("utf-8"), "requires:")
-        names = ", ".join(sorted(todo))
+        names = ", ".join(sorted(left))
         raise problem(path, line, f"{names}: each requires the next in a circle; drop a `requires`")
 
 
