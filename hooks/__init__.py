@@ -3,7 +3,7 @@
 content    the pages: front matter, twins, embeds, reading order
 figures    draw the figures; set them into the page
 formulas   formulas to HTML by KaTeX
-glossary   one file: glossary page, tooltips, dictionary of the search
+glossary   one file: glossary page, tooltips, synonyms of the search
 labs       notebooks: executed once, rendered in both languages
 machines   what programs read: Markdown of each page, llms.txt, registry of the snippets
 path       the learning path: navigation, lists of pages, what to read first

@@ -21,7 +21,6 @@ from pathlib import Path
 
 os.environ["NO_MKDOCS_2_WARNING"] = "1"  # the theme's notice on every start
 
-import jieba
 from mkdocs.commands.build import build as mkdocs_build
 from mkdocs.config import load_config
 from mkdocs.exceptions import Abort, MkDocsException
@@ -168,7 +167,6 @@ def main(command: str = "", *args: str) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     # The preview builds in full what a dirty build would get wrong.
     logging.getLogger("mkdocs.commands.build").addFilter(lambda r: "'dirty'" not in r.getMessage())
-    jieba.setLogLevel(logging.WARNING)
     commands = {"build": build, "serve": serve, "figures": figures.draw_all}
     if command not in commands or len(args) > (command != "serve"):
         sys.exit(__doc__)

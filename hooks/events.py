@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.plugins import CombinedEvent, event_priority
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
@@ -35,6 +35,7 @@ from hooks import (
 )
 
 SEARCH = {"en": "Search", "zh": "搜索"}
+SKIP = ("跳转至", "跳到正文")  # the theme's "go to" does not say where
 TAGS = {"en": "Tags", "zh": "标签"}
 
 # Styles: formulas and figures carry style attributes. Images: the theme's icons are data addresses.
@@ -59,7 +60,7 @@ class State:
     terms: glossary.Terms
     dates: dict[str, str]
     known: dict[str, Path]  # what links may lead to
-    content: str  # of the page, while the search plugin reads it
+    sections: list[search.Section]  # what the search finds
     index: bytes  # of the search, while only some pages are built
     serving = False
     partly = False  # only the pages that have changed are built
@@ -85,11 +86,11 @@ def _highlight(self: Highlight, *args: Any, **settings: Any) -> Any:
 Highlight.highlight = _highlight
 
 
-@event_priority(100)  # before the search plugin reads its settings
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     State.lang = config.theme["language"]
     State.entries = content.entries()
     State.terms = glossary.Terms(State.lang)
+    State.sections = []
     State.dates = dates()
     State.known = {e.source: e.files[State.lang] for e in State.entries.values()}
     State.known["glossary.md"] = glossary.FILE
@@ -98,7 +99,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config.repo_url = (config.repo_url or "").rstrip("/").removesuffix(".git")
     config.nav = path.navigation(State.entries, State.lang)
     config.markdown_extensions.append(State.terms)  # type: ignore[arg-type]
-    config.plugins["material/search"].config.jieba_dict_user = str(glossary.dictionary())
     return config
 
 
@@ -157,27 +157,21 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     source = source_of(page)
     if source.suffix == ".py":
         html = labs.tidy(html, source, State.lang, page, files)
+    page.meta["search"] = {"exclude": True}  # from the plugin's index; ours is made below
     return path.set_requirements(html, State.entries, page, State.lang, files)
 
 
-@event_priority(100)
-def before_search(context: dict[str, object], page: Page, **_: object) -> None:
-    """Keep what is not searched from the search plugin, which would parse every stroke of it."""
-    State.content = page.content or ""
-    page.content = search.slim(State.content)
-
-
-@event_priority(-100)
-def after_search(context: dict[str, object], page: Page, config: MkDocsConfig, **_: object) -> None:
+@event_priority(-100)  # after the plugins, which need not read formulas and figures
+def on_page_context(
+    context: dict[str, object], page: Page, config: MkDocsConfig, **_: object
+) -> None:
+    State.sections += search.read(page)
     source = source_of(page)
-    html = figures.set_figures(State.content, source)
+    html = figures.set_figures(page.content or "", source)
     page.content, page.meta["formulas"] = formulas.set_formulas(html, source)
     # Both languages remember one colour scheme: the theme keeps it below this path.
     up = get_relative_url(".", page.url)
     config.extra["scope"] = up if State.lang == "en" else f"{up}/.."
-
-
-on_page_context = CombinedEvent(before_search, after_search)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
@@ -202,6 +196,7 @@ def protect(html: str) -> str:
 def name_landmarks(html: str) -> str:
     """Name what the theme leaves without a name that a screen reader could say."""
     html = html.replace(' role="dialog">', f' role="dialog" aria-label="{SEARCH[State.lang]}">', 1)
+    html = html.replace(*SKIP, 1)
     tags = '<nav class="md-tags"'
     html = html.replace(tags, f'{tags} aria-label="{TAGS[State.lang]}"', 1)
     return NAMELESS.sub(r'aria-label="\3"\2', html)
@@ -217,7 +212,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     if State.partly:  # the other pages' part of the rest would be lost
         index.write_bytes(State.index)
         return
-    search.write(index, State.entries, State.lang)
+    search.write(index, State.sections, State.entries, State.lang)
     every = State.entries
     texts = {f"{n}.md": machines.markdown(e, every, State.lang, config) for n, e in every.items()}
     texts["llms.txt"] = machines.llms(State.entries, State.lang, config)

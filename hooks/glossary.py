@@ -1,4 +1,4 @@
-"""The glossary: `docs/glossary.yml` makes the page, the tooltips and the search's dictionary."""
+"""The glossary: `docs/glossary.yml` makes the page and the tooltips."""
 
 import re
 import xml.etree.ElementTree as etree
@@ -9,7 +9,7 @@ from markdown import Extension, Markdown
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AtomicString
 
-from hooks import CACHE, DOCS
+from hooks import DOCS
 from hooks.errors import did_you_mean, line_of, problem
 from hooks.text import load_yaml, read, strings
 
@@ -72,7 +72,7 @@ def page(lang: str, titles: dict[str, str]) -> str:
             suffix = "ipynb" if name.startswith("labs/") else "md"
             more = f" → [{titles[name]}]({name}.{suffix})"
         parts += [
-            f"## {term[lang]} <small>{term[other]}</small> {{ #{term['id']} }}",
+            f'## {term[lang]} <small lang="{other}">{term[other]}</small> {{ #{term["id"]} }}',
             term[f"define_{lang}"] + more,
         ]
     return "\n\n".join(parts) + "\n"
@@ -83,15 +83,6 @@ def names(term: dict[str, Any], lang: str) -> list[str]:
     found = [term["en"], term["zh"], *term.get("also", [])]
     # A single Chinese sign stands in too many words to be told apart.
     return [n for n in found if not HAN.search(n) or (lang == "zh" and len(n) > 1)]
-
-
-def dictionary() -> Path:
-    """A file that teaches the segmenter of the Chinese search our terms."""
-    words = {name for term in load() for name in names(term, "zh") if HAN.search(name)}
-    path = CACHE / "jieba.txt"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(f"{word} 100000\n" for word in sorted(words)), "utf-8")
-    return path
 
 
 class Terms(Extension):

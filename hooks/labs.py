@@ -33,6 +33,7 @@ SETUP = {
     "en": "Writes the snippets that this lab imports beside the notebook.",
     "zh": "把本实验导入的代码片段写到笔记本旁边。",
 }
+OUTPUT = {"en": "Output", "zh": "输出"}
 DOWNLOAD = {"en": "Download the notebook", "zh": "下载笔记本"}
 COLAB = {"en": "Open in Colab", "zh": "在 Colab 中打开"}
 
@@ -288,13 +289,14 @@ def _text(
     return "".join(pieces)
 
 
-def _code(html: str, name: str) -> str:
-    return f'<div class="{name} highlight"><pre><span></span><code>{html}</code></pre></div>'
+def _code(html: str, name: str, title: str = "") -> str:
+    label = f'<span class="filename">{title}</span>' if title else ""
+    return f'<div class="{name} highlight">{label}<pre><span></span><code>{html}</code></pre></div>'
 
 
 def _output(output: NotebookNode, cell: NotebookNode, path: Path, line: int, lang: str) -> str:
     if output.output_type == "stream":
-        return _code(escape(output.text), "language-text")
+        return _code(escape(output.text), "language-text", OUTPUT[lang])
     data = output.data
     if "image/svg+xml" in data:
         alt = cell.metadata.get(f"alt_{lang}")
@@ -304,7 +306,7 @@ def _output(output: NotebookNode, cell: NotebookNode, path: Path, line: int, lan
     if "image/png" in data:
         message = 'plots are SVG; add set_matplotlib_formats("svg") to the first code cell'
         raise problem(path, line, message)
-    return _code(escape(data["text/plain"]), "language-text")
+    return _code(escape(data["text/plain"]), "language-text", OUTPUT[lang])
 
 
 def _buttons(lang: str, path: Path, page: Page) -> str:

@@ -57,7 +57,7 @@ def _list(entries: dict[str, Entry], section: str, lang: str, prefix: str) -> st
                 f"[{_title(entries[n], lang)}]({up}{entries[n].source})" for n in entry.requires
             ]
             words = WORDS[lang]
-            line += f"  \n    *{words['first']}{words['colon']}{words['sep'].join(names)}*"
+            line += f"  \n    {words['first']}{words['colon']}{words['sep'].join(names)}"
         lines.append(line)
     return "\n".join(lines)
 

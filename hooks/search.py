@@ -1,20 +1,27 @@
-"""The index of the search: the plugin's, cut down to what finding a page takes.
+"""The index of the search: what finding a page takes, and no more.
 
-The plugin's index holds every text whole, up to 6 KB a page over the wire. This one holds titles
-and descriptions, and of the rest only which words stand in which sections; `search.js` reads it.
+The theme's plugin makes the search box; its index would hold every text whole, up to 6 KB a page
+over the wire. Ours holds titles and descriptions, and of the rest only which words stand in which
+sections; `search.js` reads it.
 """
 
 import json
+import logging
 import re
 from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import jieba
+from mkdocs.structure.pages import Page
 from pypinyin import lazy_pinyin
 
 from hooks import ROOT, glossary
 from hooks.content import Entry
+from hooks.glossary import HAN
 
 LIBRARY = ROOT / "node_modules/minisearch/dist/umd/index.js"
 
@@ -45,29 +52,50 @@ ENDING = (
     r"(?<=.{4})(?:ments?|[ae]nc(?:es?|y|ies)|[ae]nt(?:ly)?|ions?|ies|ings?|ed|es|ly|(?<!s)s|e|y)$"
 )
 
-# A run of Chinese, segmented by the plugin with U+200B, or a word of another script.
-WORD = re.compile(r"[\u4e00-\u9fff]{2,}|[^\W\d_][^\W_]+")
+NO_WORDS = frozenset(QUESTIONS + FILLERS)
+
+WORD = re.compile(r"[\u4e00-\u9fff]+|[^\W\d_\u4e00-\u9fff][^\W_\u4e00-\u9fff]+")
 LEFT_OUT = re.compile(
     r'<(span|div) class="arithmatex">.*?</\1>|<figure.*?</figure>|<p class="path">.*?</p>',
     re.DOTALL,
 )
 CODE = re.compile(r"<pre>.*?</pre>", re.DOTALL)
 NAME = re.compile(r'<span class="n[fc]">(\w+)</span>')  # of a function or class, at its definition
+HEADING = re.compile(r'<h([1-6]) id="([^"]+)"[^>]*>(.*?)</h\1>', re.DOTALL)
+HEADERLINK = re.compile(r'<a class="headerlink".*?</a>', re.DOTALL)
 
 
-def slim(content: str) -> str:
-    """A page's content without formulas and figures, and of its code only what it defines."""
-    text = LEFT_OUT.sub("", content)
-    return CODE.sub(lambda block: f"<p>{' '.join(NAME.findall(block[0]))}</p>", text)
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it, as plain text."""
+
+    location: str
+    title: str
+    text: str
 
 
-def write(path: Path, entries: dict[str, Entry], lang: str) -> None:
-    """Replace the plugin's index."""
-    index = condense(json.loads(path.read_text("utf-8")), entries, lang)
+def read(page: Page) -> list[Section]:
+    """The sections of a page: no formulas, no figures, of the code only what it defines."""
+    html = LEFT_OUT.sub("", page.content or "")
+    html = CODE.sub(lambda block: " ".join(NAME.findall(block[0])), HEADERLINK.sub("", html))
+    _, *parts = HEADING.split(html)
+    heads = zip(parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True)
+    return [
+        Section(page.url if level == "1" else f"{page.url}#{id}", _plain(title), _plain(text))
+        for level, id, title, text in heads
+    ]
+
+
+def write(path: Path, sections: list[Section], entries: dict[str, Entry], lang: str) -> None:
+    """Fill the plugin's index, which is empty."""
+    config = json.loads(path.read_text("utf-8"))["config"]
+    index = condense(sections, config, entries, lang)
     path.write_text(json.dumps(index, ensure_ascii=False, separators=(",", ":")), "utf-8")
 
 
-def condense(index: dict[str, Any], entries: dict[str, Entry], lang: str) -> dict[str, Any]:
+def condense(
+    sections: list[Section], config: dict[str, Any], entries: dict[str, Entry], lang: str
+) -> dict[str, Any]:
     """The index as `search.js` wants it.
 
     docs      sections: location, title; where it opens a page also text (its description) and tags
@@ -78,14 +106,14 @@ def condense(index: dict[str, Any], entries: dict[str, Entry], lang: str) -> dic
     addresses = {entry.address: entry for entry in entries.values()}
     docs: list[dict[str, Any]] = []
     places: defaultdict[str, list[int]] = defaultdict(list)
-    for found in index["docs"]:
-        location: str = found["location"]
+    for section in sections:
+        location = section.location
         page = location.partition("#")[0]
         entry = addresses.get(page)
         is_list = entry is not None and entry.source.endswith(LISTS)
         if is_list and location != page:
             continue  # its sections say again what the pages say that it lists
-        doc: dict[str, Any] = {"location": location, "title": _shown(found["title"])}
+        doc: dict[str, Any] = {"location": location, "title": section.title}
         if is_list:
             doc["boost"] = 0.3
         if page.startswith("labs/"):
@@ -96,9 +124,9 @@ def condense(index: dict[str, Any], entries: dict[str, Entry], lang: str) -> dic
         elif location == "glossary/":
             doc["tags"] = " / ".join(glossary.TITLE.values())
         elif page == "glossary/":
-            doc["text"] = _shown(found["text"])
+            doc["text"] = section.text
             doc["boost"] = 0.1  # a definition comes after the page on the term
-        for word in set() if is_list else _words(found["text"]):
+        for word in set() if is_list else _words(section.text):
             places[word].append(len(docs))
         docs.append(doc)
     lines = (f"{word} {_gaps(places[word])}" for word in sorted(places))
@@ -108,7 +136,7 @@ def condense(index: dict[str, Any], entries: dict[str, Entry], lang: str) -> dic
     ]
     return {
         # What the theme is to hand on to the worker has to stand here or in `docs`.
-        "config": index["config"]
+        "config": config
         | {
             "words": "\n".join(lines),
             "synonyms": synonyms,
@@ -132,14 +160,26 @@ def _plain(html: str) -> str:
     return unescape(re.sub(r"<[^>]+>", " ", html)).strip()
 
 
-def _shown(html: str) -> str:
-    return _plain(html).replace("\u200b", "")
+def _words(text: str) -> set[str]:
+    found: set[str] = set()
+    for run in set(WORD.findall(text.lower().replace("_", " "))):
+        if HAN.match(run):
+            found.update(word for word in _segmenter().cut(run) if len(word) > 1)
+        else:
+            found.add(re.sub(ENDING, "", run))
+    return found - NO_WORDS
 
 
-def _words(html: str) -> set[str]:
-    text = _plain(html).lower()
-    words = set(WORD.findall(text.replace("_", " "))).difference(QUESTIONS, FILLERS)
-    return {re.sub(ENDING, "", word) for word in words}
+@cache
+def _segmenter() -> jieba.Tokenizer:
+    """Cuts Chinese into words; it knows our terms."""
+    jieba.setLogLevel(logging.WARNING)
+    cut = jieba.Tokenizer()
+    for term in glossary.load():
+        for name in glossary.names(term, "zh"):
+            if HAN.search(name):
+                cut.add_word(name, 100000)
+    return cut
 
 
 def _gaps(numbers: list[int]) -> str:

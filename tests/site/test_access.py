@@ -359,8 +359,7 @@ def test_the_page_is_built_for_the_ear(site: Path) -> None:
             assert link["aria-hidden"] == "true" and link["tabindex"] == "-1", address
         if not chinese:
             for text in soup.find("article").find_all(string=HAN):  # type: ignore[union-attr]
-                marked = text.find_parent(lang="zh") or text.find_parent("small")
-                assert marked, f"{address}: Chinese that is not marked: {text}"
+                assert text.find_parent(lang="zh"), f"{address}: Chinese that is not marked: {text}"
 
 
 # Preferences ----------------------------------------------------------------------

@@ -27,21 +27,36 @@ function setup({ config, docs }) {
   ending = new RegExp(config.ending);
   const words = config.questions.map((word) => HAN.test(word) ? word : `\\b${word}\\b`);
   questions = new RegExp(words.join("|"), "g");
-  const texts = docs.map(() => []);
-  for (const line of config.words.split("\n")) {
-    const [word, ...gaps] = line.split(" ");
-    const terms = tokens(word);
-    let number = 0;
-    for (const gap of gaps) texts[number += parseInt(gap, 36)].push(...terms);
-  }
-  known = new Set();
-  index = new MiniSearch({
+  const options = {
     fields: ["title", "tags", "text", "words"],
     storeFields: ["location", "title", "text", "boost"],
-    tokenize: (text, field) => field === "words" ? text.split(" ") : tokens(text),
-    processTerm: (term) => (known.add(term), term),
-  });
-  index.addAll(docs.map((doc, id) => ({ ...doc, id, words: texts[id].join(" ") })));
+    tokenize: tokens,
+  };
+  const short = new MiniSearch(options);
+  short.addAll(docs.map((doc, id) => ({ ...doc, id })));
+  // The words of the texts come by word: set in as MiniSearch stores them, in half the time that it
+  // takes with texts.
+  const stored = short.toJSON();
+  const field = stored.fieldIds.words;
+  const entries = new Map(stored.index);
+  const lengths = docs.map(() => 0);
+  for (const line of config.words.split("\n")) {
+    const [word, ...gaps] = line.split(" ");
+    for (const term of tokens(word)) {
+      if (!entries.has(term)) entries.set(term, {});
+      const counts = entries.get(term)[field] ??= {};
+      let number = 0;
+      for (const gap of gaps) {
+        number += parseInt(gap, 36);
+        if (!counts[number]) lengths[number]++;
+        counts[number] = (counts[number] ?? 0) + 1;
+      }
+    }
+  }
+  lengths.forEach((length, number) => (stored.fieldLength[number][field] = length));
+  stored.averageFieldLength[field] = lengths.reduce((a, b) => a + b, 0) / docs.length;
+  known = entries;
+  index = MiniSearch.loadJS({ ...stored, index: [...entries] }, options);
   synonyms = config.synonyms.map((names) => names.map(tokens));
   openings = new Map(docs.map((doc) => [doc.location, doc]));
 }
