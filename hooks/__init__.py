@@ -1,13 +1,14 @@
 """What the site does beyond MkDocs and its plugins; MkDocs calls in at `events.py`.
 
 content    the pages: front matter, twins, embeds, reading order
-figures    draw the figures; set them into the page
+figures    draw the figures
 formulas   formulas to HTML by KaTeX
 glossary   one file: glossary page, tooltips, synonyms of the search
 labs       notebooks: executed once, rendered in both languages
 machines   what programs read: Markdown of each page, llms.txt, registry of the snippets
 path       the learning path: navigation, lists of pages, what to read first
 search     the index of the search
+svg        set the figures into the page
 text       reading Markdown and YAML
 weight     what keeps pages light
 __main__   the commands: build, serve, figures

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 # For a bare `mkdocs build`, which does not look for modules in this folder.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from jinja2 import Environment, FileSystemBytecodeCache
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
@@ -21,16 +22,17 @@ from mkdocs.utils import get_relative_url
 from pymdownx.highlight import Highlight
 
 from hooks import (
+    CACHE,
     DOCS,
     ROOT,
     content,
-    figures,
     formulas,
     glossary,
     labs,
     machines,
     path,
     search,
+    svg,
     weight,
 )
 
@@ -113,7 +115,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     assets = DOCS / "assets"
     for file in sorted(assets.rglob("*")):
         # Figures stand in the pages themselves.
-        if file.is_file() and not file.is_relative_to(figures.OUTPUT):
+        if file.is_file() and not file.is_relative_to(svg.OUTPUT):
             uri = f"assets/{file.relative_to(assets).as_posix()}"
             ours = file.suffix in (".css", ".js")
             found = {"content": weight.asset(file)} if ours else {"abs_src_path": str(file)}
@@ -134,6 +136,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_env(env: Environment, **_: object) -> None:
+    folder = CACHE / "templates"
+    folder.mkdir(parents=True, exist_ok=True)
+    env.bytecode_cache = FileSystemBytecodeCache(str(folder))
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     State.terms.up = "../" * page.file.src_uri.count("/")
     State.terms.active = page.file.src_uri != "glossary.md" and not page.is_index
@@ -148,9 +156,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if source.suffix != ".md":
         return markdown
     content.check(source, State.known)
-    figures.check(source)
+    svg.check(source)
     markdown = path.set_path(markdown, State.entries, page.file.src_uri, State.lang)
-    return figures.hold_places(markdown)
+    return svg.hold_places(markdown)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -167,7 +175,7 @@ def on_page_context(
 ) -> None:
     State.sections += search.read(page)
     source = source_of(page)
-    html = figures.set_figures(page.content or "", source)
+    html = svg.set_figures(page.content or "", source)
     page.content, page.meta["formulas"] = formulas.set_formulas(html, source)
     # Both languages remember one colour scheme: the theme keeps it below this path.
     up = get_relative_url(".", page.url)
@@ -213,8 +221,8 @@ def on_post_build(config: MkDocsConfig) -> None:
         index.write_bytes(State.index)
         return
     search.write(index, State.sections, State.entries, State.lang)
-    every = State.entries
-    texts = {f"{n}.md": machines.markdown(e, every, State.lang, config) for n, e in every.items()}
+    every, embeds = State.entries, machines.embedding(config)
+    texts = {f"{n}.md": machines.markdown(e, every, State.lang, embeds) for n, e in every.items()}
     texts["llms.txt"] = machines.llms(State.entries, State.lang, config)
     texts["snippets.json"] = machines.registry(State.entries)
     for name, text in texts.items():

@@ -27,7 +27,7 @@ from nbformat import NotebookNode
 
 from hooks import CACHE, DOCS, LANGUAGES, ROOT
 from hooks.errors import problem
-from hooks.figures import clean, inline
+from hooks.svg import clean, inline
 
 SETUP = {
     "en": "Writes the snippets that this lab imports beside the notebook.",

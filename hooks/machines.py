@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown import Markdown
+from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 
 from hooks import LANGUAGES, SNIPPETS, content, labs
@@ -15,15 +16,14 @@ from hooks.content import Entry, reading_order, sections
 from hooks.path import set_path
 
 
-def expand(text: str, config: MkDocsConfig) -> str:
-    """A page's Markdown with its embeds expanded, by the extension and the settings of the site."""
+def embedding(config: MkDocsConfig) -> Preprocessor:
+    """What expands the embeds of a page, with the settings of the site."""
     name = "pymdownx.snippets"
     settings = config.mdx_configs[name] | {"base_path": [str(SNIPPETS)]}
-    markdown = Markdown(extensions=[name], extension_configs={name: settings})
-    return "\n".join(markdown.preprocessors["snippet"].run(text.splitlines())) + "\n"
+    return Markdown(extensions=[name], extension_configs={name: settings}).preprocessors["snippet"]
 
 
-def markdown(entry: Entry, entries: dict[str, Entry], lang: str, config: MkDocsConfig) -> str:
+def markdown(entry: Entry, entries: dict[str, Entry], lang: str, embeds: Preprocessor) -> str:
     """The page as Markdown, figures as their text; what only the build reads is left out."""
     path = entry.files[lang]
     if path.suffix == ".py":
@@ -37,7 +37,8 @@ def markdown(entry: Entry, entries: dict[str, Entry], lang: str, config: MkDocsC
     text = set_path(text, entries, entry.source, lang)
     attributes = r"^\{ \..*\}\n|(?<=\S)\{ \..*?\}| \{ #[\w-]+ \}$"
     text = re.sub(attributes, "", text, flags=re.MULTILINE)
-    return expand(re.sub(r"(\]\([^)]*)\.ipynb", r"\1.md", text), config)
+    text = re.sub(r"(\]\([^)]*)\.ipynb", r"\1.md", text)
+    return "\n".join(embeds.run(text.splitlines())) + "\n"
 
 
 def llms(entries: dict[str, Entry], lang: str, config: MkDocsConfig) -> str:

@@ -13,6 +13,7 @@ from markdown import Markdown
 from mkdocs.exceptions import PluginError
 
 from hooks import LANGUAGES, SNIPPETS, content, figures, formulas, glossary, labs
+from hooks.svg import inline
 
 # Reading order ------------------------------------------------------------------
 
@@ -110,7 +111,7 @@ def test_two_figures_on_a_page_do_not_share_ids() -> None:
     svg = (
         '<svg viewBox="0 0 1 1"><path id="p0123456789" d="M 0 {}"/><use href="#p0123456789"/></svg>'
     )
-    one, two = (figures.inline(svg.format(i), "a <line>", "It's") for i in (1, 2))
+    one, two = (inline(svg.format(i), "a <line>", "It's") for i in (1, 2))
     ids = [text.split(' id="')[1].split('"')[0] for text in (one, two)]
     assert ids[0] != ids[1] and all(f'href="#{i}"' in t for i, t in zip(ids, (one, two)))
     assert 'aria-label="a &lt;line&gt;"' in one and "<figcaption>It&#x27;s</figcaption>" in one

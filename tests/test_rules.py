@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hooks import DOCS, LANGUAGES, ROOT, SNIPPETS, content, figures, formulas, glossary, labs
+from hooks import DOCS, LANGUAGES, ROOT, SNIPPETS, content, figures, formulas, glossary, labs, svg
 from tests.reading import PAGES, code_blocks, name, sections
 
 ENTRIES = content.entries()
@@ -76,7 +76,7 @@ def test_embeds_links_and_figures_exist(path: Path) -> None:
     lang = path.relative_to(DOCS).parts[0]
     known = {entry.source: entry.files[lang] for entry in ENTRIES.values()}
     content.check(path, known | {"glossary.md": glossary.FILE})
-    figures.check(path)
+    svg.check(path)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
@@ -179,13 +179,13 @@ def test_snippet_runs_when_copied_out(path: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", figures.scripts(), ids=lambda path: path.stem)
 def test_figures_are_what_their_script_draws(script: Path) -> None:
-    for path, svg in figures.draw(script):
+    for path, text in figures.draw(script):
         assert path.is_file(), f"{path} is missing; run `make figures`"
-        assert path.read_text("utf-8") == svg, f"{path} is not up to date; run `make figures`"
+        assert path.read_text("utf-8") == text, f"{path} is not up to date; run `make figures`"
 
 
 def test_every_figure_has_its_script_and_its_place() -> None:
-    drawn = set(figures.OUTPUT.rglob("*.svg"))
+    drawn = set(svg.OUTPUT.rglob("*.svg"))
     text = {lang: "".join(p.read_text("utf-8") for p in content.pages(lang)) for lang in LANGUAGES}
     scripts = "".join(path.read_text("utf-8") for path in figures.scripts())
     for path in drawn:
