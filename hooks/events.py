@@ -175,8 +175,8 @@ def on_page_context(
 ) -> None:
     State.sections += search.read(page)
     source = source_of(page)
-    html = svg.set_figures(page.content or "", source)
-    page.content, page.meta["formulas"] = formulas.set_formulas(html, source)
+    html, page.meta["formulas"] = formulas.set_formulas(page.content or "", source)
+    page.content = svg.set_figures(html, source)
     # Both languages remember one colour scheme: the theme keeps it below this path.
     up = get_relative_url(".", page.url)
     config.extra["scope"] = up if State.lang == "en" else f"{up}/.."
@@ -212,9 +212,8 @@ def name_landmarks(html: str) -> str:
 
 def on_post_build(config: MkDocsConfig) -> None:
     site = Path(config.site_dir)
-    pages = (page for page in site.rglob("*.html") if page.relative_to(site).parts[0] != "zh")
     (site / "assets/katex/fonts").mkdir(exist_ok=True)
-    for name, font in formulas.fonts(pages).items():
+    for name, font in formulas.fonts().items():
         (site / "assets/katex/fonts" / name).write_bytes(font)
     index = site / "search/search_index.json"
     if State.partly:  # the other pages' part of the rest would be lost

