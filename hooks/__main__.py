@@ -3,9 +3,11 @@
 python -m hooks build [FOLDER]   both languages into FOLDER (site)
 python -m hooks serve            both on one port, rebuilt and reloaded on every edit
 python -m hooks figures [WORD]   draw the figures whose script's path contains WORD
+python -m hooks release          note the snippets' versions as published in the present release
 """
 
 import gc
+import json
 import logging
 import os
 import shutil
@@ -27,6 +29,7 @@ from mkdocs.exceptions import Abort, MkDocsException
 from mkdocs.livereload import LiveReloadServer
 
 from hooks import DOCS, LANGUAGES, ROOT, SNIPPETS, content
+from snippets._cli import library
 
 CONFIG = {"en": ROOT / "mkdocs.yml", "zh": ROOT / "mkdocs.zh.yml"}
 SHARED = [
@@ -169,12 +172,19 @@ def figures(only: str = "") -> None:
     draw_all(only)
 
 
+def release() -> None:
+    known = library.releases()
+    known[library.release()] = {name: library.versions(name) for name in library.library()}
+    library.RELEASES.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+    print(f"{len(library.library())} snippets are noted as published in {library.release()}")
+
+
 def main(command: str = "", *args: str) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     # The preview builds in full what a dirty build would get wrong.
     logging.getLogger("mkdocs.commands.build").addFilter(lambda r: "'dirty'" not in r.getMessage())
-    commands = {"build": build, "serve": serve, "figures": figures}
-    if command not in commands or len(args) > (command != "serve"):
+    commands = {"build": build, "serve": serve, "figures": figures, "release": release}
+    if command not in commands or len(args) > (command in ("build", "figures")):
         sys.exit(__doc__)
     try:
         commands[command](*args)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hooks import DOCS, LANGUAGES, ROOT, SNIPPETS, content, figures, formulas, glossary, labs, svg
+from snippets._cli import library
 from tests.reading import PAGES, code_blocks, name, sections
 
 ENTRIES = content.entries()
@@ -17,7 +18,7 @@ CONCEPTS = [
     for entry in ENTRIES.values()
     if "/" in entry.name and not entry.name.endswith("/index") and entry.files["en"].suffix == ".md"
 ]
-SNIPPET_FILES = sorted(p for p in SNIPPETS.rglob("*.py") if p.name != "__init__.py")
+SNIPPET_FILES = sorted(SNIPPETS.glob("[!_]*/[!_]*.py"))
 SNIPPET_TESTS = sorted((ROOT / "tests" / "snippets").rglob("test_*.py"))
 # The parts of a concept page, in this order; others may stand between.
 PARTS = (
@@ -124,6 +125,23 @@ def test_snippet_has_its_pages_and_its_test(path: Path) -> None:
         )
     test = ROOT / "tests" / "snippets" / path.parent.name / f"test_{path.name}"
     assert test in SNIPPET_TESTS
+
+
+def test_snippets_have_names_of_their_own() -> None:
+    """Copies of all of them may stand in one folder."""
+    assert len({path.stem for path in SNIPPET_FILES}) == len(SNIPPET_FILES)
+
+
+@pytest.mark.parametrize("path", SNIPPET_FILES, ids=snippet_id)
+def test_a_published_snippet_has_not_changed(path: Path) -> None:
+    name = snippet_id(path).removesuffix(".py")
+    published = library.releases().get(library.release(), {}).get(name)
+    now = library.versions(name)
+    assert published in (None, now), (
+        "changed since its release; raise the number in pyproject.toml"
+    )
+    entries = library.history(path.read_text("utf-8"))
+    assert all(re.match(r"\d+\.\d+\.\d+ \S", entry) for entry in entries)
 
 
 @pytest.mark.parametrize("path", SNIPPET_TESTS, ids=lambda path: path.stem)

@@ -156,5 +156,5 @@ def test_llms_txt_and_registry(site: Path, lang: str) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (site / lang / "llms.txt").read_text("utf-8"))
     assert len(links) >= 4 and all((site / lang / link).is_file() for link in links)
     registry = json.loads((site / lang / "snippets.json").read_text("utf-8"))
-    files = {p.relative_to(ROOT).as_posix() for p in SNIPPETS.rglob("*.py")}
-    assert {entry["file"] for entry in registry.values()} == files - {"snippets/__init__.py"}
+    files = {p.relative_to(ROOT).as_posix() for p in SNIPPETS.glob("[!_]*/*.py")}
+    assert {entry["file"] for entry in registry.values()} == files
