@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from snippets._cli import copies, library
-from snippets._cli.copies import STORE, Copy, Refused
+from snippets._cli.copies import STORE, Copy
 from snippets._cli.flatten import CannotFlatten
-from snippets._cli.library import UnknownName, closure, digest
+from snippets._cli.library import Refused, UnknownName, closure, digest
 from snippets._cli.words import ARGPARSE, language, t
 
 # Exit codes; argparse itself ends with 2.

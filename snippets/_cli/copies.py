@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from snippets._cli import library
-from snippets._cli.library import digest
+from snippets._cli.library import Refused, digest
 from snippets._cli.words import t
 
 STORE = ".runnable-dl"
@@ -32,10 +32,6 @@ HEADER = re.compile(
     re.MULTILINE,
 )
 CONFLICT = re.compile(r"^(?:<{7} |>{7} ).*$", re.MULTILINE)
-
-
-class Refused(Exception):
-    """Something would be lost, or cannot be done; nothing has been changed."""
 
 
 @dataclass

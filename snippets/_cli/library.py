@@ -53,6 +53,10 @@ class UnknownName(Exception):
     """There is no such snippet."""
 
 
+class Refused(Exception):
+    """Something would be lost, or cannot be done; nothing has been changed."""
+
+
 @dataclass(frozen=True)
 class Snippet:
     """A snippet and what its page says of it."""
@@ -132,7 +136,13 @@ def find(word: str) -> Snippet:
 
 def gather() -> dict[str, Any]:
     """What the pages say of the snippets they embed."""
-    import yaml  # not in the wheel, which has the outcome
+    try:
+        import yaml  # the wheel does without: it has the outcome
+    except ModuleNotFoundError:
+        message = t(
+            "a checkout needs PyYAML, or `pip install .`", "请先装 PyYAML，或者 `pip install .`"
+        )
+        raise Refused(message) from None
 
     def front(path: Path) -> dict[str, Any]:
         return yaml.safe_load(path.read_text("utf-8").split("---\n")[1])
