@@ -86,7 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)  # through what puts things right
     options = parser().parse_args(arguments)
     try:
-        return COMMANDS[options.command](options)
+        code = COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return code
     except (UnknownName, Refused, CannotFlatten) as error:
         print(t(f"Error: {error}", f"错误：{error}"), file=sys.stderr)
         return USAGE if isinstance(error, UnknownName) else REFUSED

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hooks import ROOT
 from snippets._cli import copies, library
 from snippets._cli.copies import STORE
 from tests.cli.conftest import BOXES, DETECTOR, FILES, NMS, Publish, tree
@@ -50,6 +51,16 @@ def test_list_search_show(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         "heads/detector",
         "torch",
     ]
+
+
+def test_a_reader_that_leaves_early(run: Run) -> None:
+    """As in `runnable-dl list | head`."""
+    command = [sys.executable, "-m", "snippets", "list"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 0
 
 
 def test_errors_in_both_languages(
