@@ -9,6 +9,7 @@ machines   what programs read: Markdown of each page, llms.txt, registry of the 
 path       the learning path: navigation, lists of pages, what to read first
 search     the index of the search
 svg        set the figures into the page
+take       the files and the notebook that a concept page offers
 text       reading Markdown and YAML
 weight     what keeps pages light
 __main__   the commands: build, serve, figures

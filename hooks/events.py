@@ -33,6 +33,7 @@ from hooks import (
     path,
     search,
     svg,
+    take,
     weight,
 )
 
@@ -90,6 +91,8 @@ Highlight.highlight = _highlight
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     State.lang = config.theme["language"]
+    if State.serving:
+        take.refresh()
     State.entries = content.entries()
     State.terms = glossary.Terms(State.lang)
     State.sections = []
@@ -133,6 +136,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File(uri, str(notebook.parents[1]), config.site_dir, True))
         copy = f"labs/{lab.stem}/{lab.stem}.ipynb"
         files.append(File.generated(config, copy, content=labs.download(lab, State.lang)))
+    embeds = machines.embedding(config)
+    for entry in State.entries.values():
+        if take.names(entry):
+            content.check(entry.files[State.lang], State.known)  # before its embeds are read
+        for uri, text in take.files(entry, State.lang, config.site_url or "", embeds).items():
+            files.append(File.generated(config, uri, content=text))
     return files
 
 
@@ -147,7 +156,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     State.terms.active = page.file.src_uri != "glossary.md" and not page.is_index
     source = source_of(page)
     if source.suffix == ".py":
-        page.meta = labs.front_matter(source, State.lang) | {"colab": colab(page, config)}
+        page.meta = labs.front_matter(source, State.lang)
+    page.meta["colab"] = colab(page, config)
     if config.repo_url:
         start = f"{config.repo_url.rstrip('/')}/edit/{config.extra['branch']}"
         page.edit_url = f"{start}/{source.relative_to(ROOT).as_posix()}"
@@ -165,6 +175,8 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     source = source_of(page)
     if source.suffix == ".py":
         html = labs.tidy(html, source, State.lang, page, files)
+    elif entry := State.entries.get(page.file.src_uri.removesuffix(".md")):
+        html = take.set_panel(html, entry, page, State.lang, config.repo_url or "")
     page.meta["search"] = {"exclude": True}  # from the plugin's index; ours is made below
     return path.set_requirements(html, State.entries, page, State.lang, files)
 
@@ -223,7 +235,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     every, embeds = State.entries, machines.embedding(config)
     texts = {f"{n}.md": machines.markdown(e, every, State.lang, embeds) for n, e in every.items()}
     texts["llms.txt"] = machines.llms(State.entries, State.lang, config)
-    texts["snippets.json"] = machines.registry(State.entries)
+    texts["snippets.json"] = machines.registry()
     for name, text in texts.items():
         (site / name).write_text(text, "utf-8", newline="\n")
     weight.trim_theme(site)

@@ -30,8 +30,8 @@ from hooks.errors import problem
 from hooks.svg import clean, inline
 
 SETUP = {
-    "en": "Writes the snippets that this lab imports beside the notebook.",
-    "zh": "把本实验导入的代码片段写到笔记本旁边。",
+    "en": "Writes the snippets that the cells below import beside the notebook.",
+    "zh": "把下面的单元格导入的代码片段写到笔记本旁边。",
 }
 OUTPUT = {"en": "Output", "zh": "输出"}
 DOWNLOAD = {"en": "Download the notebook", "zh": "下载笔记本"}
@@ -171,7 +171,7 @@ def notebook(path: Path, lang: str) -> Path:
     cells, _ = read(path)
     file = CACHE / "labs" / lang / "labs" / f"{path.stem}.ipynb"
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = nbformat.writes(_plain(in_language(cells, lang)))
+    text = write(in_language(cells, lang))
     if not file.is_file() or file.read_text("utf-8") != text:  # else it would look new
         file.write_text(text, "utf-8")
     return file
@@ -180,16 +180,20 @@ def notebook(path: Path, lang: str) -> Path:
 def download(path: Path, lang: str) -> str:
     """The notebook without outputs, able to run where this project is not installed."""
     cells, _ = read(path)
-    needed = {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in closure(path)}
-    setup = nbformat.v4.new_code_cell(
+    kept = in_language(cells, lang)
+    first_code = next(i for i, cell in enumerate(kept) if cell.cell_type == "code")
+    return write([*kept[:first_code], setup(closure(path), lang), *kept[first_code:]])
+
+
+def setup(snippets: list[Path], lang: str) -> NotebookNode:
+    """The cell that writes snippets beside the notebook, to be imported by the cells below it."""
+    needed = {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in snippets}
+    return nbformat.v4.new_code_cell(
         f"# {SETUP[lang]}\nfrom pathlib import Path\n\nfiles = {_literal(needed)}\n"
         "for name, text in files.items():\n"
         "    Path(name).parent.mkdir(parents=True, exist_ok=True)\n"
         '    Path(name).write_text(text, encoding="utf-8")'
     )
-    kept = in_language(cells, lang)
-    first_code = next(i for i, cell in enumerate(kept) if cell.cell_type == "code")
-    return nbformat.writes(_plain([*kept[:first_code], setup, *kept[first_code:]]))
 
 
 def _literal(files: dict[str, str]) -> str:
@@ -202,12 +206,14 @@ def in_language(cells: list[NotebookNode], lang: str) -> list[NotebookNode]:
     return [c for c in cells if c.cell_type == "code" or c.metadata.lang == lang]
 
 
-def _plain(cells: list[NotebookNode]) -> NotebookNode:
+def write(cells: list[NotebookNode]) -> str:
+    """The text of a notebook, the same on every build."""
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # jupytext draws random ones
         cell.metadata = {}
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    return nbformat.writes(notebook)
 
 
 # Rendering ------------------------------------------------------------------------
@@ -237,12 +243,12 @@ def tidy(content: str, path: Path, lang: str, page: Page, files: Files) -> str:
             assert text
             parts.append(_text(text, anchors, tokens, path, line, page, files))
             if len(parts) == 1:
-                parts.append(_buttons(lang, path, page))
+                parts.append(buttons(lang, path.stem, page))
         else:
             source = node.select_one(".highlight-ipynb pre")
             assert source
             code = source.decode_contents().removeprefix("<span></span>")
-            parts.append(_code(code, "language-python"))
+            parts.append(block(code, "language-python"))
             parts += [_output(o, cell, path, line, lang) for o in next(outputs)]
     page.toc = get_toc(tokens)
     return "\n".join(parts)
@@ -289,14 +295,14 @@ def _text(
     return "".join(pieces)
 
 
-def _code(html: str, name: str, title: str = "") -> str:
+def block(html: str, name: str, title: str = "") -> str:
     label = f'<span class="filename">{title}</span>' if title else ""
     return f'<div class="{name} highlight">{label}<pre><span></span><code>{html}</code></pre></div>'
 
 
 def _output(output: NotebookNode, cell: NotebookNode, path: Path, line: int, lang: str) -> str:
     if output.output_type == "stream":
-        return _code(escape(output.text), "language-text", OUTPUT[lang])
+        return block(escape(output.text), "language-text", OUTPUT[lang])
     data = output.data
     if "image/svg+xml" in data:
         alt = cell.metadata.get(f"alt_{lang}")
@@ -306,11 +312,12 @@ def _output(output: NotebookNode, cell: NotebookNode, path: Path, line: int, lan
     if "image/png" in data:
         message = 'plots are SVG; add set_matplotlib_formats("svg") to the first code cell'
         raise problem(path, line, message)
-    return _code(escape(data["text/plain"]), "language-text", OUTPUT[lang])
+    return block(escape(data["text/plain"]), "language-text", OUTPUT[lang])
 
 
-def _buttons(lang: str, path: Path, page: Page) -> str:
-    links = [f'<a class="md-button" href="{path.stem}.ipynb" download>{DOWNLOAD[lang]}</a>']
+def buttons(lang: str, stem: str, page: Page) -> str:
+    """What leads to the notebook of a page."""
+    links = [f'<a class="md-button" href="{stem}.ipynb" download>{DOWNLOAD[lang]}</a>']
     if colab := page.meta.get("colab"):
         links.append(f'<a class="md-button" href="{colab}">{COLAB[lang]}</a>')
     return f"<p>{' '.join(links)}</p>"

@@ -1,19 +1,16 @@
 """What programs read: each page as Markdown, llms.txt, the registry of snippets."""
 
-import ast
-import hashlib
 import json
 import re
-from pathlib import Path
-from typing import Any
 
 from markdown import Markdown
 from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 
-from hooks import LANGUAGES, SNIPPETS, content, labs
+from hooks import SNIPPETS, labs, take
 from hooks.content import Entry, reading_order, sections
 from hooks.path import set_path
+from snippets._cli import library
 
 
 def embedding(config: MkDocsConfig) -> Preprocessor:
@@ -53,25 +50,18 @@ def llms(entries: dict[str, Entry], lang: str, config: MkDocsConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def registry(entries: dict[str, Entry]) -> str:
-    """The snippets: where each is, what it needs, which page explains it."""
-    found: dict[str, Any] = {}
-    for entry in entries.values():
-        for path in content.embeds(entry.files["en"]):
-            name = _name(path)
-            if name in found and name != entry.name:
-                continue  # the page of the same name explains it
-            doc = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-            found[name] = {
-                "file": f"snippets/{name}.py",
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-                "summary": doc.split("\n")[0],
-                "needs": [_name(p) for p in labs.closure(path)],
-                "page": entry.name,
-                "title": {lang: entry.meta[lang]["title"] for lang in LANGUAGES},
-            }
+def registry() -> str:
+    """The snippets: where each is, what it needs, which page explains it, which files it is in."""
+    found = {
+        name: {
+            "file": f"snippets/{name}.py",
+            "version": f"{library.release()} sha256:{library.digest(library.body(name))}",
+            "summary": snippet.doc.split("\n")[0],
+            "needs": library.closure(name)[:-1],
+            "page": snippet.page,
+            "title": snippet.title,
+            **take.addresses(name),
+        }
+        for name, snippet in library.library().items()
+    }
     return json.dumps(found, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-
-
-def _name(path: Path) -> str:
-    return path.relative_to(SNIPPETS).with_suffix("").as_posix()

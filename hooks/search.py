@@ -56,7 +56,8 @@ NO_WORDS = frozenset(QUESTIONS + FILLERS)
 
 WORD = re.compile(r"[\u4e00-\u9fff]+|[^\W\d_\u4e00-\u9fff][^\W_\u4e00-\u9fff]+")
 LEFT_OUT = re.compile(
-    r'<(span|div) class="arithmatex">.*?</\1>|<figure.*?</figure>|<p class="path">.*?</p>',
+    r'<(span|div) class="arithmatex">.*?</\1>|<figure.*?</figure>|<p class="path">.*?</p>'
+    r'|<section class="take">.*?</section>',
     re.DOTALL,
 )
 CODE = re.compile(r"<pre>.*?</pre>", re.DOTALL)

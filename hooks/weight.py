@@ -22,8 +22,8 @@ def asset(file: Path) -> str:
 
 def trim_theme(site: Path) -> None:
     """Remove what the theme brings and no page asks for."""
-    for folder in ("lunr", "workers"):  # of its own search
-        shutil.rmtree(site / "assets/javascripts" / folder)
+    for folder in ("javascripts/lunr", "javascripts/workers", "images"):  # its search and icon
+        shutil.rmtree(site / "assets" / folder)
     for unused in [*site.rglob("*.map"), site / "sitemap.xml.gz"]:
         unused.unlink(missing_ok=True)
     for palette in (site / "assets/stylesheets").glob("palette.*.css"):

@@ -27,7 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("project")
     for name in ("docs", "hooks", "overrides", "snippets"):
         shutil.copytree(ROOT / name, copy / name)
-    for name in ("mkdocs.yml", "mkdocs.zh.yml", "requirements.txt"):
+    for name in ("mkdocs.yml", "mkdocs.zh.yml", "pyproject.toml", "requirements.txt"):
         shutil.copy(ROOT / name, copy)
     if (ROOT / ".cache").is_dir():  # outputs of the labs
         shutil.copytree(ROOT / ".cache", copy / ".cache")

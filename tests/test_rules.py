@@ -137,9 +137,7 @@ def test_a_published_snippet_has_not_changed(path: Path) -> None:
     name = snippet_id(path).removesuffix(".py")
     published = library.releases().get(library.release(), {}).get(name)
     now = library.versions(name)
-    assert published in (None, now), (
-        "changed since its release; raise the number in pyproject.toml"
-    )
+    assert published in (None, now), "changed since its release; raise the number in pyproject.toml"
     entries = library.history(path.read_text("utf-8"))
     assert all(re.match(r"\d+\.\d+\.\d+ \S", entry) for entry in entries)
 

@@ -59,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--single-file", action="store_true", help=single_help)
     sub = command("add", "copy snippets, with what they import", "复制代码片段及其依赖")
     sub.add_argument("names", nargs="+", metavar="NAME")
-    sub.add_argument("--to", type=Path, required=True, metavar="DIR", help=t("folder", "目标目录"))
+    sub.add_argument(
+        "--to", type=_folder, required=True, metavar="DIR", help=t("folder", "目标目录")
+    )
     sub.add_argument("--single-file", action="store_true", help=single_help)
     sub.add_argument("--tests", action="store_true", help=t("their tests, too", "连同测试"))
     sub.add_argument("--dry-run", action="store_true", help=dry_help)
@@ -80,14 +82,25 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():  # an unset variable of the shell
+        raise argparse.ArgumentTypeError(t("name a folder", "请指定目录"))
+    return Path(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    signal.signal(signal.SIGTERM, _end)  # through what puts things right
+    if sys.stdout and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    for name in ("SIGTERM", "SIGHUP"):  # through what puts things right
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _end)
     options = parser().parse_args(arguments)
     try:
         code = COMMANDS[options.command](options)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         return code
     except (UnknownName, Refused, CannotFlatten) as error:
         print(t(f"Error: {error}", f"错误：{error}"), file=sys.stderr)
@@ -175,43 +188,47 @@ def add(options: argparse.Namespace) -> int:
         names += sorted(extra.difference(*map(closure, wanted)))
     names = list(dict.fromkeys(names))
     files: dict[Path, bytes] = {}
+    versions: dict[Path, bytes] = {}
+    said: list[str] = []
+
+    def put(path: Path, name: str, text: str) -> None:
+        if path in files:
+            raise Refused(t(f"{name}: {path} is taken", f"{name}：{path} 已被占用"))
+        if stays := _stays(path, name, text, options.force, name in wanted):
+            said.append(_line(stays, path))
+        else:
+            files[path] = text.encode()
+            said.append(_line(t("added", "已添加"), path))
+
     for name in names:
-        snippet = library.library()[name]
-        path = folder / f"{snippet.stem}.py"
-        text = library.copy_of(name, options.single_file)
-        if _keep(path, name, text, options.force, name in wanted):
-            continue
-        files[path] = text.encode()
-        files |= copies.store(folder, library.body(name, options.single_file))
-        _say(options, t("added", "已添加"), path)
-    if options.tests:
-        for name in wanted:
-            path = folder / f"test_{name.rpartition('/')[2]}.py"
-            _, module = package(path.with_name(f"{name.rpartition('/')[2]}.py"))
-            if not all(part.isidentifier() for part in module.split(".")):
-                message = t("is no name to import from", "不能作为导入的名称")
-                raise Refused(f"{module}: {message}")
-            text = library.test_for(name, module, module.count("."), options.single_file)
-            if not _keep(path, name, text, options.force, True):
-                files[path] = text.encode()
-                _say(options, t("added", "已添加"), path)
-    if not options.dry_run:
-        copies.write(files, folder)
+        path = folder / f"{library.library()[name].stem}.py"
+        put(path, name, library.copy_of(name, options.single_file))
+        versions |= copies.store(folder, library.body(name, options.single_file))
+    for name in wanted if options.tests else []:
+        _, module = package(folder / f"{name.rpartition('/')[2]}.py")
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise Refused(t(f"{module} cannot be imported", f"{module} 不能作为模块导入"))
+        path = folder / f"test_{name.rpartition('/')[2]}.py"
+        text = library.test_for(name, module, module.count("."), options.single_file)
+        put(path, name, text)
+    expected = {} if options.force else dict.fromkeys(files)
+    copies.write(files | versions, folder, expected, options.dry_run)
+    _report(options, said)
     return DONE
 
 
-def _keep(path: Path, name: str, text: str, force: bool, wanted: bool) -> bool:
-    """Whether what stands there stays; raises where it is something else."""
+def _stays(path: Path, name: str, text: str, force: bool, wanted: bool) -> str:
+    """In a word, why what stands there stays; empty for nothing; raises for something else."""
     if not path.exists() or force:
-        return False
-    if path.is_file() and path.read_bytes().replace(b"\r\n", b"\n") == text.encode():
-        print(t(f"unchanged  {path}", f"没有变化  {path}"))
-        return True
+        return ""
+    same = path.is_file() and path.read_bytes().replace(b"\r\n", b"\n") == text.encode()
     copy = Copy.read(path) if path.is_file() else None
-    if copy and copy.name == name and not wanted:
-        print(t(f"kept       {path}", f"保留原样  {path}"))
-        return True
-    if copy and copy.name == name:
+    ours = copy is not None and copy.name == name
+    if same or (copy and ours and not copy.edited and copy.current):
+        return t("unchanged", "没有变化")
+    if ours and not wanted:
+        return t("kept", "保留原样")
+    if ours:
         message = t(
             f"{path} is there, edited or older: `runnable-dl update` merges; --force overwrites",
             f"{path} 已存在，改动过或是旧版：`runnable-dl update` 可以合并，--force 会覆盖",
@@ -239,7 +256,10 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Copy], list[Path]]:
     for word in options.names:
         path = Path(word)
         fitting = [c for c in found if path.exists() and c.path.resolve() == path.resolve()]
-        if path.is_file() and not fitting and (copy := Copy.read(path)):
+        if path.is_file() and not fitting:
+            if not (copy := Copy.read(path)):
+                message = t("no line `# runnable-dl: …` at its head", "开头没有 `# runnable-dl: …`")
+                raise Refused(f"{path}: {message}")
             fitting = [copy]
         if not fitting:
             fitting = [c for c in found if word in (c.name, c.name.rpartition("/")[2])]
@@ -302,51 +322,88 @@ def update(options: argparse.Namespace) -> int:
             near = [c for c in found if c.path.parent == copy.path.parent and not c.single]
             chosen += [c for c in near if c.name in closure(copy.name) and c not in chosen]
     files: dict[Path, bytes] = {}
+    expected: dict[Path, bytes | None] = {}
+    said: list[str] = []
     outcome = DONE
     for copy in chosen:
-        if not copy.known:
-            print(t(f"gone upstream  {copy.path}", f"上游已删除  {copy.path}"))
+        word = _state(copy)
+        if not word:
+            text, conflict = _newer(copy, stores)
+            files[copy.path] = copy.with_text(text)
+            expected[copy.path] = copy.raw
+            word = t("merged", "已合并") if copy.edited else t("updated", "已更新")
+            word = t("conflict", "有冲突") if conflict else word
+            outcome = LOOK if conflict else outcome
+            for path, name in _new_imports(copy, copy.base(stores) or ""):
+                if path not in files and not path.exists():
+                    files[path], expected[path] = library.copy_of(name).encode(), None
+                    files |= copies.store(_home(path, options.folder), library.body(name))
+                    said.append(_line(t("added", "已添加"), path))
+        elif not copy.known or not copy.current:
             outcome = LOOK
-            continue
-        if line := copy.conflict:
-            message = t("an earlier conflict is open; settle it first", "先解决之前留下的冲突")
-            raise Refused(f"{copy.path}:{line}: {message}")
-        if copy.current:
-            print(t(f"current    {copy.path}", f"已是最新  {copy.path}"))
-            continue
-        base = copy.base(stores)
-        if base is None and copy.edited:
-            raise Refused(f"{copy.path}: {_lost(copy)}")
-        text, conflict = (
-            copies.merge(copy, base) if base is not None and copy.edited else (copy.new, False)
-        )
-        folder = copy.path.parent
-        files[copy.path] = copy.with_text(text)
-        files |= copies.store(_home(copy.path), copy.new)
-        said = t("merged", "已合并") if copy.edited else t("updated", "已更新")
-        if conflict:
-            outcome = LOOK
-            said = t("conflict", "有冲突")
-        _say(options, said, copy.path)
-        for other in [] if copy.single else closure(copy.name)[:-1]:
-            path = folder / f"{other.rpartition('/')[2]}.py"
-            imported = base is not None and re.search(rf"^from \.{path.stem} import", base, re.M)
-            if not imported and not path.exists() and path not in files:
-                files[path] = library.copy_of(other).encode()
-                files |= copies.store(_home(copy.path), library.body(other))
-                _say(options, t("added", "已添加"), path)
-    if not options.dry_run:
-        copies.write(files, _root(files))
+        said.append(_line(word, copy.path))
+        if copy.known and not copy.older:
+            files |= copies.store(_home(copy.path, options.folder), copy.new)
+    copies.write(files, _root(files), expected, options.dry_run)
+    _report(options, said)
     return outcome
 
 
-def _home(path: Path) -> Path:
-    """Where the versions are kept: the nearest folder that keeps some, else beside the copy."""
-    return next((p for p in path.absolute().parents if (p / STORE).is_dir()), path.parent)
+def _state(copy: Copy) -> str:
+    """In a word, why a copy cannot be updated; empty where it can."""
+    if not copy.known:
+        return t("gone upstream", "上游已删除")
+    if copy.current:
+        return t("current", "已是最新")
+    if copy.older:
+        return t(f"made by {copy.release}, a newer tool", f"由更新的 {copy.release} 生成")
+    return ""
+
+
+def _newer(copy: Copy, stores: list[Path]) -> tuple[str, bool]:
+    """The new text with your edits, and whether they are in conflict."""
+    if line := copy.conflict:
+        message = t("an earlier conflict is open; settle it first", "先解决之前留下的冲突")
+        raise Refused(f"{copy.path}:{line}: {message}")
+    if not copy.edited:
+        return copy.new, False
+    base = copy.base(stores)
+    if base is None:
+        raise Refused(f"{copy.path}: {_lost(copy)}")
+    return copies.merge(copy, base)
+
+
+IMPORTED = re.compile(r"^from \.(\w+) import", re.MULTILINE)
+
+
+def _new_imports(copy: Copy, base: str) -> list[tuple[Path, str]]:
+    """What the new version imports that the old one did not, and where it belongs."""
+    if copy.single:
+        return []
+    stems = {*IMPORTED.findall(copy.new)} - {*IMPORTED.findall(base)}
+    direct = [name for name in library.needs(copy.name) if name.rpartition("/")[2] in stems]
+    names = dict.fromkeys(other for name in direct for other in closure(name))
+    return [(copy.path.with_name(f"{name.rpartition('/')[2]}.py"), name) for name in names]
+
+
+def _home(path: Path, folder: Path) -> Path:
+    """Where the versions are kept: the nearest folder that keeps some, else beside the copy.
+
+    Not above the folder that the command is about, nor above the repository.
+    """
+    beside = path.parent.resolve()
+    for parent in [beside, *beside.parents]:
+        if (parent / STORE).is_dir():
+            return parent
+        if parent == folder.resolve() or (parent / ".git").exists():
+            break
+    return beside
 
 
 def _root(files: dict[Path, bytes]) -> Path:
-    return Path(os.path.commonpath([p.parent.absolute() for p in files] or [Path().absolute()]))
+    """What holds all of these files; links must not lead out of it."""
+    folders = [p.parent.parent if p.parent.name == STORE else p.parent for p in files]
+    return Path(os.path.commonpath([p.resolve() for p in folders] or [Path().resolve()]))
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -372,16 +429,25 @@ def verify(options: argparse.Namespace) -> int:
     return outcome
 
 
+AS_MODULE = """
+import runpy, sys, types
+folder, stem = sys.argv.pop(1), sys.argv.pop(1)
+sys.modules["copies"] = package = types.ModuleType("copies")
+package.__path__ = [folder]
+runpy.run_module(f"copies.{stem}", run_name="__main__", alter_sys=True)
+"""
+
+
 def _run(python: str, copy: Copy) -> subprocess.CompletedProcess[str]:
-    """Run a copy as a file; where it has relative imports, as the module that it is."""
-    root, module = package(copy.path)
-    command = [python, str(copy.path.resolve())]
-    if re.search(r"^from \.", copy.text, re.MULTILINE):
-        command = [python, "-m", module]
+    """Run a copy as a file; where it has relative imports, as part of a package of its folder."""
+    path = copy.path.resolve()
+    command = [python, str(path)]
+    if IMPORTED.search(copy.text):
+        command = [python, "-c", AS_MODULE, str(path.parent), path.stem]
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     try:
         return subprocess.run(
-            command, cwd=root, env=environment, capture_output=True, text=True, timeout=600
+            command, env=environment, capture_output=True, errors="replace", timeout=600
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", t("takes too long", "用时过长"))
@@ -401,16 +467,23 @@ def package(path: Path) -> tuple[Path, str]:
 
 
 def _colours() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return bool(sys.stdout) and sys.stdout.isatty() and not plain
 
 
 def _colour(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if code and _colours() else text
 
 
-def _say(options: argparse.Namespace, what: str, path: Path) -> None:
+def _line(word: str, path: Path) -> str:
+    return f"{word:<10} {path}"
+
+
+def _report(options: argparse.Namespace, said: list[str]) -> None:
+    """What was done, once it is done."""
     dry = t(" (dry run)", "（试运行）") if options.dry_run else ""
-    print(f"{what:<10} {path}{dry}")
+    for line in said:
+        print(line + dry)
 
 
 COMMANDS = {

@@ -7,10 +7,12 @@ later merge.
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +30,12 @@ NOTE = (
 )
 HEADER = re.compile(
     r"^# runnable-dl: (?P<name>\w+/\w+) (?P<release>\S+) sha256:(?P<digest>[0-9a-f]{16})"
-    r"(?P<single> single-file)?[ \t]*\n(?:# (?:Page|Paper|SPDX-[\w-]+): .*\n)*\n?",
+    r"(?P<single> single-file)?[ \t]*\n(?:# Page: .*\n)?(?P<papers>(?:# Paper: https?://\S+\n)*)"
+    rf"(?:# SPDX-FileCopyrightText: \d{{4}} {library.HOLDER}\n)?"
+    r"(?:# SPDX-License-Identifier: MIT\n)?\n?",
     re.MULTILINE,
 )
-CONFLICT = re.compile(r"^(?:<{7} |>{7} ).*$", re.MULTILINE)
+CONFLICT = re.compile(r"^<{7} yours$", re.MULTILINE)
 
 
 @dataclass
@@ -51,9 +55,12 @@ class Copy:
         raw = path.read_bytes()
         text = raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff").replace("\r\n", "\n")
         match = HEADER.search(text)
-        if not match:
-            return None
+        if not match or re.search(r"^[^#\n]", text[: match.start()], re.MULTILINE):
+            return None  # below code it is a text that quotes a header
         rest = text[: match.start()] + text[match.end() :]
+        # Papers that the code does not name are the user's lines.
+        papers = match["papers"].splitlines(keepends=True)
+        rest = "".join(p for p in papers if p.split()[-1] not in rest) + rest
         single = bool(match["single"])
         return cls(path, raw, match["name"], match["release"], match["digest"], single, rest)
 
@@ -67,6 +74,12 @@ class Copy:
         text = self.raw.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
         match = CONFLICT.search(text)
         return text.count("\n", 0, match.start()) + 1 if match else 0
+
+    @property
+    def older(self) -> bool:
+        """Whether this tool is older than the copy."""
+        mine, its = (re.findall(r"\d+", number) for number in (library.release(), self.release))
+        return [*map(int, mine)] < [*map(int, its)]
 
     @property
     def known(self) -> bool:
@@ -83,14 +96,14 @@ class Copy:
 
     def base(self, stores: list[Path]) -> str | None:
         """The version that was copied, if it can be found."""
-        if self.known and self.current:
-            return self.new
-        near = [parent / STORE for parent in self.path.absolute().parents]
+        near = [parent / STORE for parent in self.path.resolve().parents]
         for store in [*near, *stores]:
             file = store / f"{self.digest}.txt"
-            if file.is_file() and digest(text := file.read_text("utf-8")) == self.digest:
-                return text
-        return None
+            if file.is_file():
+                text = file.read_text("utf-8", "replace")
+                if digest(text) == self.digest:
+                    return text
+        return self.new if self.known and self.current else None
 
     def with_text(self, text: str) -> bytes:
         """The file with a new text and header, its line ends and byte order mark as they were."""
@@ -149,10 +162,17 @@ def merge(copy: Copy, base: str) -> tuple[str, bool]:
             (Path(folder) / name).write_bytes(plain.encode("utf-8", "surrogateescape"))
         labels = ["-L", "yours", "-L", "base", "-L", f"{copy.name} {library.release()}"]
         command = [git, "-c", "merge.conflictStyle=merge", "merge-file", "-p", *labels, *texts]
-        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-    if done.returncode > 127:
-        raise Refused(f"{copy.path}: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout.decode("utf-8", "surrogateescape"), done.returncode > 0
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, check=False
+        )
+    merged = done.stdout.decode("utf-8", "surrogateescape")
+    conflict = bool(CONFLICT.search(merged))
+    # The exit code is the number of conflicts; a git that does not work may end with any.
+    if not 0 <= done.returncode <= 127 or conflict != (done.returncode > 0) or not merged.strip():
+        said = done.stderr.decode(errors="replace").strip()
+        raise Refused(f"{copy.path}: git merge-file: {said or done.returncode}")
+    return merged, conflict
 
 
 # Writing --------------------------------------------------------------------------
@@ -166,20 +186,36 @@ def store(folder: Path, text: str) -> dict[Path, bytes]:
     return files
 
 
-def write(files: dict[Path, bytes], root: Path) -> None:
+def write(
+    files: dict[Path, bytes],
+    root: Path,
+    expected: dict[Path, bytes | None],
+    dry_run: bool = False,
+) -> None:
     """Write all files or none: on any error, Ctrl+C too, everything is again as it was.
 
-    Each file is replaced in one step, so that even a power cut leaves each either old or new.
+    Each file is replaced in one step, so that even a power cut leaves each either old or new; first
+    come the versions that a later merge needs.
+
+    Args:
+        files: what is to stand where.
+        root: all of them have to be below it.
+        expected: what stands there now, None for nothing; somebody may be editing.
+        dry_run: only look whether it could be done.
 
     Raises:
-        Refused: a file is a link or lies behind one that leads out of root, or is read-only.
+        Refused: a file is a link or lies behind one that leads out of root, is read-only, or is not
+            as expected.
     """
+    files = {p: c for p, c in files.items() if not (p.is_file() and p.read_bytes() == c)}
+    files = {p: files[p] for p in sorted(files, key=lambda p: STORE not in p.parts)}
     for path in files:
         _check(path, root)
+    if dry_run:
+        return
     made: list[Path] = []  # folders, outermost first
     drafts: dict[Path, Path] = {}
     backups: dict[Path, Path] = {}
-    begun: list[Path] = []
     try:
         for path, content in files.items():
             for folder in reversed([p for p in path.parents if not p.exists()]):
@@ -189,22 +225,46 @@ def write(files: dict[Path, bytes], root: Path) -> None:
             if path.exists():
                 backups[path] = _draft(path, path.read_bytes())
         for path, draft in drafts.items():
-            begun.append(path)
+            now = path.read_bytes() if path.exists() else None
+            if now != expected.get(path, now):
+                raise Refused(t(f"{path} has just been changed", f"{path} 刚刚被改动过"))
             draft.replace(path)
     except BaseException as error:
-        for path in begun:
-            if path in backups:
-                backups[path].replace(path)
-            else:
-                path.unlink(missing_ok=True)
-        _remove([*drafts.values(), *backups.values()])
-        for folder in reversed(made):
-            with suppress(OSError):
-                folder.rmdir()
+        with _undisturbed():
+            _roll_back(drafts, backups, made)
         if isinstance(error, OSError):
             raise Refused(f"{error.filename or ''}: {error.strerror or error}") from error
         raise
-    _remove(list(backups.values()))
+    with _undisturbed():
+        _remove(list(backups.values()))
+
+
+def _roll_back(drafts: dict[Path, Path], backups: dict[Path, Path], made: list[Path]) -> None:
+    for path, draft in drafts.items():
+        if draft.exists():
+            continue  # it has not been put in place
+        with suppress(OSError):
+            if path in backups:
+                backups[path].replace(path)
+            else:
+                path.unlink()
+    _remove([*drafts.values(), *backups.values()])
+    for folder in reversed(made):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+@contextmanager
+def _undisturbed() -> Generator[None, None, None]:
+    """Let Ctrl+C and the like wait."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _remove(files: list[Path]) -> None:
@@ -215,7 +275,7 @@ def _remove(files: list[Path]) -> None:
 
 def _draft(path: Path, content: bytes) -> Path:
     """The content in a file beside the path, with the rights that the path has."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent.resolve())
     draft = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -28,7 +28,7 @@ LIBRARY = Path(__file__).with_name("library.json")
 WHEEL_TESTS = Path(__file__).with_name("tests")
 RELEASES = Path(__file__).with_name("releases.json")
 
-HOLDER = "2026 The authors of Runnable Deep Learning"
+HOLDER = "The authors of Runnable Deep Learning"
 TESTS = SNIPPETS.parent / "tests" / "snippets"
 # Put before a test: where its snippet is, and the settings of our own test run.
 PREPARE = """# From Runnable Deep Learning {release}: the test of {name}
@@ -45,7 +45,7 @@ settings.load_profile("repeatable")
 
 """
 MARK = re.compile(r"[ \t]*# --8<-- \[(?:start|end):[\w-]+\]\n")
-EMBED = re.compile(r'^\s*--8<-- "([\w/]+)\.py(?::[\w-]+)?"$', re.MULTILINE)
+EMBED = re.compile(r'^\s*-+8<-+\s*"([\w/]+)\.py(?::[\w-]+)?"\s*$', re.MULTILINE)
 ADDRESS = re.compile(r"https?://\S+[^\s.,)]")
 
 
@@ -128,8 +128,10 @@ def find(word: str) -> Snippet:
         names = ", ".join(snippet.name for snippet in fitting)
         raise UnknownName(t(f"'{word}' may be {names}", f"“{word}”可能是 {names}"))
     if not fitting:
-        near = [s.stem for s in search([word])[:1]]  # it may be a term, as SDPA
-        hint = did_you_mean(name, known) or did_you_mean("".join(near), near)
+        hint = did_you_mean(name, known)
+        for snippet in known.values():
+            if word.lower() in (term.lower() for term in snippet.terms):  # as SDPA
+                hint = did_you_mean(snippet.stem, [snippet.name])
         raise UnknownName(t(f"no snippet '{word}'{hint}", f"没有名为“{word}”的代码片段{hint}"))
     return fitting[0]
 
@@ -240,7 +242,7 @@ def header(name: str, single: bool = False) -> str:
             f"# runnable-dl: {name} {release()} sha256:{digest(body(name, single))}{form}",
             f"# Page: {page}",
             *(f"# Paper: {address}" for address in snippet.papers),
-            f"# SPDX-FileCopyrightText: {HOLDER}",
+            f"# SPDX-FileCopyrightText: 2026 {HOLDER}",
             "# SPDX-License-Identifier: MIT",
             "",
             "",

@@ -2,6 +2,7 @@
 
 import locale
 import os
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -10,6 +11,10 @@ def language() -> str:
     """ "zh" or "en"."""
     names = (os.environ.get(name) for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"))
     name = next(filter(None, names), None) or locale.getlocale()[0] or ""
+    try:
+        "中".encode(getattr(sys.stderr, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return "en"
     return "zh" if name.lower().startswith(("zh", "chinese")) else "en"
 
 

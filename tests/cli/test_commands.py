@@ -306,3 +306,133 @@ def test_without_git(run: Run, publish: Publish, monkeypatch: pytest.MonkeyPatch
     edit(Path("nms.py"), "to keep", "that stay")
     assert run("update", "nms") == 3
     assert DETECTOR.split("\n")[0] in Path("detector.py").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "script", ["exit 1", "echo text; kill -9 $$", "exit 0", "echo text; exit 3"]
+)
+def test_a_git_that_does_not_work(
+    run: Run, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    run("add", "boxes", "--to", "layers")
+    edit(Path("layers/boxes.py"), "IoU of", "My IoU of")
+    publish("0.2.0", {"vision/boxes": NEWER})
+    (tmp_path / "bin").mkdir()
+    git = tmp_path / "bin/git"
+    git.write_text(f"#!/bin/sh\n{script}\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    before = tree(Path("layers"))
+    assert run("update") == 3 and tree(Path("layers")) == before
+
+
+def test_lines_of_the_user_in_the_header_stay(run: Run, publish: Publish) -> None:
+    run("add", "boxes", "--to", ".")
+    path = Path("boxes.py")
+    mine = ["# SPDX-FileCopyrightText: 2026 My Company", "# Paper: my note", "# Page: mine"]
+    mine += ["# Paper: https://example.org/mine"]
+    for after in ("# Paper: https://example.org/boxes\n", "# SPDX-License-Identifier: MIT\n"):
+        edit(path, after, after + "\n".join(mine) + "\n")
+    assert run("diff") == 1
+    publish("0.2.0", {"vision/boxes": NEWER})
+    assert run("update") == 0
+    lines = path.read_text("utf-8").splitlines()
+    assert [lines.count(line) for line in mine] == [2, 2, 2, 2]
+    assert sum(line.startswith("# runnable-dl:") for line in lines) == 1
+
+
+def test_an_edit_saved_meanwhile(
+    run: Run, publish: Publish, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("add", "detector", "--to", ".")
+    publish("0.2.0", {"vision/boxes": NEWER, "vision/nms": NMS.replace("best", "top")})
+    before = tree(Path())
+    nms = Path("nms.py")
+    saved = nms.read_bytes() + b"# saved\n"
+    draft = copies._draft
+
+    def saving(path: Path, content: bytes) -> Path:
+        nms.write_bytes(saved)
+        return draft(path, content)
+
+    monkeypatch.setattr(copies, "_draft", saving)
+    assert run("update") == 3
+    assert "nms.py has just been changed" in capsys.readouterr().err
+    after = tree(Path())
+    assert after.pop("nms.py")[1] == saved and before.pop("nms.py") and after == before
+
+
+def test_two_snippets_of_one_name(
+    run: Run, publish: Publish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish("0.1.0", {"other/boxes": BOXES})
+    assert run("add", "boxes", "--to", ".") == 2
+    assert "may be vision/boxes, other/boxes" in capsys.readouterr().err
+    assert run("add", "vision/boxes", "other/boxes", "--to", ".") == 3
+    assert tree(Path()) == {}
+
+
+def test_an_older_tool_does_not_take_corrections_back(run: Run, publish: Publish) -> None:
+    publish("0.10.0", {"vision/boxes": NEWER})
+    run("add", "boxes", "--to", ".")
+    publish("0.9.0", {"vision/boxes": BOXES})
+    before = tree(Path())
+    assert run("update") == 1 and tree(Path()) == before
+
+
+def test_a_lost_store_comes_back(run: Run, publish: Publish) -> None:
+    for command in (["update"], ["add", "boxes", "--to", "."]):
+        run("add", "boxes", "--to", ".")
+        for file in Path(STORE).iterdir():
+            file.unlink()
+        assert run(*command) == 0
+    edit(Path("boxes.py"), "IoU of", "My IoU of")
+    publish("0.2.0", {"vision/boxes": NEWER})
+    assert run("update") == 0
+
+
+def test_the_same_text_in_a_later_release(
+    run: Run, publish: Publish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("add", "boxes", "--to", ".")
+    publish("0.2.0")
+    assert run("update") == run("add", "boxes", "--to", ".") == 0
+    assert "unchanged" in capsys.readouterr().out
+
+
+def test_paths_with_dots(run: Run, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("add", "boxes", "--to", "v1.0/one")
+    run("add", "detector", "--to", "v1.0/my.lib")
+    run("add", "nms", "--to", "v1.0")
+    publish("0.2.0", {"vision/boxes": NEWER})
+    monkeypatch.chdir("v1.0/one")
+    assert run("update", "boxes.py", "../my.lib/boxes.py") == 0
+    assert run("update", "--in", "..") == run("verify", "--in", "..") == 0
+
+
+def test_versions_stay_in_the_repository(run: Run, publish: Publish) -> None:
+    run("add", "boxes", "--to", "home")
+    run("add", "nms", "--to", "home/project/layers")
+    Path("home/project/.git").mkdir()
+    Path("home/project/layers", STORE).rename("home/lost")
+    publish("0.2.0", {"vision/nms": NMS.replace("best", "top")})
+    assert run("update", "--in", "home/project") == 0
+    assert len(list(Path("home/project/layers", STORE).glob("*.txt"))) == 2
+
+
+def test_what_only_looks_like_a_copy(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run("add", "boxes", "--to", ".")
+    text = Path("boxes.py").read_text("utf-8")
+    Path("test_mine.py").write_text(f'COPY = """\n{text}"""\n', "utf-8")
+    assert [copy.path.name for copy in copies.find(Path())[0]] == ["boxes.py"]
+    assert run("update", "test_mine.py") == 3
+    assert "no line `# runnable-dl: …` at its head" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("add", "boxes", "--to", "")
+
+
+def test_a_terminal_without_chinese(run: Run) -> None:
+    environment = os.environ | {"LC_ALL": "zh_CN", "LANGUAGE": "", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "snippets", "show", "nothing"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stderr.startswith("Error: no snippet")

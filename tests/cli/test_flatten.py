@@ -60,6 +60,12 @@ def test_text_beside_ascii() -> None:
     assert space["out"] == "中文1二"
 
 
+def test_what_a_demo_binds_does_not_matter() -> None:
+    a = "def f(mask): return mask\nif __name__ == '__main__':\n    mask = 1\n"
+    assert run(flatten({"a": a, "b": "from .a import f\nmask = 2\nz = f(mask)\n"}))["z"] == 2
+    assert run(flatten({"a": "class s: pass\n", "b": "from .a import s as t\ns = t\n"}))["s"]
+
+
 def test_the_demo_and_the_header_of_the_main_file_stay() -> None:
     demo = 'if __name__ == "__main__":\n    print({})\n'
     a = '"""One.\n\nPaper: P.\n"""\n__all__ = ["f"]\ndef f(): return 1\n' + demo.format('"no"')
@@ -81,8 +87,22 @@ def test_the_demo_and_the_header_of_the_main_file_stay() -> None:
         ("f = 1\n", "from .a import *\n", "b.py:1: import names"),
         ("f = 1\n", "def g():\n    from .a import f\n", "b.py:2: import names"),
         ("import os.path as x\n", "import sys as x\nfrom .a import x as y\n", "'x' means"),
-        ("import math\ny = 1\n", "from .a import y\ndef math(): pass\n", "mean something else"),
-        ("a_f = 0\nf = 1\n", "from .a import a_f\nf = 2\n", "neither 'f' nor 'a_f' is free"),
+        ("import math\ny = 1\n", "from .a import y\ndef math(): pass\n", "'math' stands for"),
+        ("a_f = 0\nf = 1\n", "from .a import a_f\nf = 2\n", "'f' stands for"),
+        ("def f(): pass\n", "from .a import f as g\ndef h(f): return g(f)\n", "'f' stands for"),
+        ("_n = 1\ndef g():\n    global _n\n", "from .a import g\n_n = 2\n", "cannot rename"),
+        ("async def _f(): pass\n", "from .a import _f as x\n_f = 1\n", "cannot rename '_f'"),
+        ("try:\n    import json as j\nexcept E:\n    pass\n", "j = 1\n", "cannot rename 'j'"),
+        ("_n = 1\nx = f'{_n=}'\n", "_n = 2\n", "cannot rename '_n'"),
+        ("x = pow(2, 3, 5)\n", "from math import pow\n", "'pow', used here"),
+        ("import math; X = 1\n", "from .a import X\n", "one statement a line"),
+        ("X = 1\n", "from .a import X; y = X\n", "one statement a line"),
+        ("X = 1\n__all__ = ['X']\n__all__ += ['Y']\n", "y = 1\n", "__all__ is assigned once"),
+        ("X = 1\n", "from .a import X as Y\n__all__ = ['Y']\n", "['Y'] are of other files"),
+        ("from __future__ import annotations\n", "x = 1\n", "same from __future__"),
+        ("X = 1\nimport math\n", "y = 1\n", "stands below other code"),
+        ("X = 1\n", "from .a import X as g\ng = 7\n", "imported and assigned"),
+        ("X = 1\nif __name__ == '__main__':\n    X\nelse:\n    Y = 1\n", "y = 1\n", "an else"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done(a: str, b: str, message: str) -> None:

@@ -44,7 +44,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     copy = tmp_path_factory.mktemp("preview")
     for name in ("docs", "hooks", "overrides", "snippets", ".cache"):
         shutil.copytree(ROOT / name, copy / name)
-    for name in ("mkdocs.yml", "mkdocs.zh.yml", "requirements.txt"):
+    for name in ("mkdocs.yml", "mkdocs.zh.yml", "pyproject.toml", "requirements.txt"):
         shutil.copy(ROOT / name, copy)
     (copy / "node_modules").symlink_to(ROOT / "node_modules")
     with (copy / "log.txt").open("w") as log:

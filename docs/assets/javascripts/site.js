@@ -143,6 +143,23 @@
   document.fonts.ready.then(() => all("x-math.display").forEach((formula) => sizes.observe(formula)));
 })();
 
+// Copy a whole file: the one that the link after the button leads to. A copy may wait for a request
+// only as a promise that is given to the clipboard at once: so Safari wants it.
+for (const button of navigator.clipboard ? document.querySelectorAll("[data-copied]") : []) {
+  const said = button.parentElement.querySelector("[role=status]");
+  const read = async () => {
+    const answer = await fetch(button.nextElementSibling.href);
+    if (!answer.ok) throw answer;
+    return new Blob([await answer.text()], { type: "text/plain" });
+  };
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    said.textContent = "";
+    const done = navigator.clipboard.write([new ClipboardItem({ "text/plain": read() })]);
+    said.textContent = await done.then(() => button.dataset.copied, () => button.dataset.failed);
+  });
+}
+
 // What site.css keeps waiting is laid out for print, whose fonts have to be there before, and at the
 // first key: Tab, End and the browser's own search want all of the page.
 (() => {

@@ -1,0 +1,171 @@
+"""What a reader takes along from a concept page: the file, all of it in one file, a notebook.
+
+The files are made by the code behind `runnable-dl add`, so both give the same text.
+"""
+
+import re
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from textwrap import dedent
+
+from markdown.preprocessors import Preprocessor
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+from hooks import SNIPPETS, content, labs
+from hooks.content import Entry
+from snippets._cli import library
+
+WORDS = {
+    "en": {
+        "alone": "needs only torch, and is a single file already.",
+        "more": "needs torch and {n} more {files}: {names}.",
+        "sep": ", ",
+        "copy": "Copy the file",
+        "copied": "Copied",
+        "failed": "That did not work; download the file instead.",
+        "file": "Download the file",
+        "single": "Download as a single file",
+        "command": "Or on the command line",
+        "from": "Code from this page, ready to run: {page}",
+    },
+    "zh": {
+        "alone": "只依赖 torch，本身就是单个文件。",
+        "more": "依赖 torch 和另外 {n} 个文件：{names}。",
+        "sep": "、",
+        "copy": "复制整个文件",
+        "copied": "已复制",
+        "failed": "复制失败，请改为下载文件。",
+        "file": "下载文件",
+        "single": "下载单文件版",
+        "command": "或使用命令行",
+        "from": "本页的代码，可以直接运行：{page}",
+    },
+}
+CODE = re.compile(r'<h2 id="code">.*?</h2>', re.DOTALL)
+# A heading, or a fenced block with its indentation, mark, language and text.
+PART = re.compile(
+    r"^(?P<heading>##+ [^\n]+?)(?: \{ #[^\n]*)?$|^(?P<in>[ ]*)(?P<mark>```+)(?P<lang>\w*)[^\n]*\n"
+    r"(?P<text>.*?)^(?P=in)(?P=mark)$",
+    re.DOTALL | re.MULTILINE,
+)
+IMPORT = re.compile(r"^(?:from|import) snippets\.(\w+)\.(\w+)", re.MULTILINE)
+
+
+def names(entry: Entry) -> list[str]:
+    """The snippets that a page shows."""
+    if entry.files["en"].suffix != ".md":
+        return []
+    paths = content.embeds(entry.files["en"])
+    return [path.relative_to(SNIPPETS).with_suffix("").as_posix() for path in paths]
+
+
+def refresh() -> None:
+    """Read the snippets again: in the preview they are being edited."""
+    for known in (library.data, library.library, library.needs, library.body):
+        known.cache_clear()
+
+
+# Files ----------------------------------------------------------------------------
+
+
+def files(entry: Entry, lang: str, url: str, embeds: Preprocessor) -> dict[str, str]:
+    """What stands beside a page, by address."""
+    found: dict[str, str] = {}
+    for name in names(entry):
+        for single in (False, True)[: 1 + bool(library.needs(name))]:
+            found[entry.address + file_name(name, single)] = library.copy_of(name, single)
+    if found:
+        stem = Path(entry.name).name
+        found[f"{entry.address}{stem}.ipynb"] = notebook(entry, lang, url, embeds)
+    return found
+
+
+def file_name(name: str, single: bool = False) -> str:
+    return f"{Path(name).name}{'_single_file' if single else ''}.py"
+
+
+def addresses(name: str) -> dict[str, str]:
+    """Where the files of a snippet are, beside the page that explains it."""
+    page = library.library()[name].page
+    found = {"copy": f"{page}/{file_name(name)}", "notebook": f"{page}/{Path(page).name}.ipynb"}
+    if library.needs(name):
+        found["single_file"] = f"{page}/{file_name(name, single=True)}"
+    return found
+
+
+def notebook(entry: Entry, lang: str, url: str, embeds: Preprocessor) -> str:
+    """The usage blocks of a page, able to run where this project is not installed."""
+    title = entry.meta[lang]["title"]
+    link = f"[{title}]({url}{entry.address})" if url else title
+    cells = list(_cells(entry.files[lang].read_text("utf-8"), embeds))
+    imported = {"/".join(found) for cell in cells for found in IMPORT.findall(cell.source)}
+    needed = sorted({SNIPPETS / f"{n}.py" for name in imported for n in library.closure(name)})
+    start = new_markdown_cell(f"# {title}\n\n{WORDS[lang]['from'].format(page=link)}")
+    return labs.write([start, labs.setup(needed, lang), *cells])
+
+
+def _cells(text: str, embeds: Preprocessor) -> Iterator[NotebookNode]:
+    """The Python blocks that are more than embeds, each below its heading."""
+    heading = ""
+    for part in PART.finditer(text):
+        heading = part["heading"] or heading
+        lines = dedent(part["text"] or "").strip().splitlines()
+        if part["lang"] != "python" or all("--8<--" in line for line in filter(None, lines)):
+            continue
+        if heading:
+            yield new_markdown_cell(heading)
+        heading = ""
+        yield new_code_cell("\n".join(embeds.run(lines)))
+
+
+# Panel ----------------------------------------------------------------------------
+
+
+def set_panel(html: str, entry: Entry, page: Page, lang: str, repository: str) -> str:
+    """Offer the files below the heading of the code."""
+    found = names(entry)
+    if not found:
+        return html
+    groups = [_group(name, page, lang, repository) for name in found]
+    groups.append(labs.buttons(lang, Path(entry.name).name, page))
+    panel = f'<section class="take">{"".join(groups)}</section>'
+    return CODE.sub(lambda heading: heading[0] + panel, html, count=1)
+
+
+def _group(name: str, page: Page, lang: str, repository: str) -> str:
+    words, file = WORDS[lang], file_name(name)
+    links = [_link(file, words["file"])]
+    if library.needs(name):
+        links.append(_link(file_name(name, single=True), words["single"]))
+    copy = (
+        f'<button type="button" class="md-button" data-copied="{words["copied"]}"'
+        f' data-failed="{words["failed"]}" hidden>{words["copy"]}</button>'
+    )
+    install = f"pip install git+{escape(repository)}\n" if repository else ""
+    command = f"{install}runnable-dl add {name} --to ."
+    command = labs.block(command, "language-bash", words["command"])
+    return (
+        f'<div role="group" aria-label="{file}"><p><code>{file}</code> {_needs(name, page, lang)}'
+        f'</p><p>{copy} {" ".join(links)} <span role="status"></span></p>{command}</div>'
+    )
+
+
+def _link(file: str, text: str) -> str:
+    return f'<a class="md-button" href="{file}" download>{text}</a>'
+
+
+def _needs(name: str, page: Page, lang: str) -> str:
+    words, others = WORDS[lang], library.closure(name)[:-1]
+    if not others:
+        return words["alone"]
+    links = [
+        f'<a href="{get_relative_url(addresses(other)["copy"], page.url)}" download>'
+        f"<code>{file_name(other)}</code></a>"
+        for other in others
+    ]
+    noun = "file" if len(others) == 1 else "files"
+    return words["more"].format(n=len(others), files=noun, names=words["sep"].join(links))
