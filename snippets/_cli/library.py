@@ -154,7 +154,7 @@ def gather() -> dict[str, Any]:
         names = [term["en"], term["zh"], *term.get("also", [])]
         terms.setdefault(term.get("page", ""), []).extend(names)
     found: dict[str, Any] = {}
-    for path in sorted((DOCS / "en").glob("*/*.md")):
+    for path in sorted((DOCS / "en").glob("*/[!.]*.md")):  # hidden ones are an editor's
         page = path.relative_to(DOCS / "en").with_suffix("").as_posix()
         for name in set(EMBED.findall(path.read_text("utf-8"))):
             if name in found and name != page:
