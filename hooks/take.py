@@ -25,6 +25,7 @@ WORDS = {
         "more": "needs torch and {n} more {files}: {names}.",
         "sep": ", ",
         "copy": "Copy the file",
+        "copy_single": "Copy all as one file",
         "copied": "Copied",
         "failed": "That did not work; download the file instead.",
         "file": "Download the file",
@@ -37,6 +38,7 @@ WORDS = {
         "more": "依赖 torch 和另外 {n} 个文件：{names}。",
         "sep": "、",
         "copy": "复制整个文件",
+        "copy_single": "复制单文件版",
         "copied": "已复制",
         "failed": "复制失败，请改为下载文件。",
         "file": "下载文件",
@@ -138,12 +140,12 @@ def set_panel(html: str, entry: Entry, page: Page, lang: str, repository: str) -
 
 def _group(name: str, page: Page, lang: str, repository: str) -> str:
     words, file = WORDS[lang], file_name(name)
-    links = [_link(file, words["file"])]
-    if library.needs(name):
-        links.append(_link(file_name(name, single=True), words["single"]))
+    single = bool(library.needs(name))  # then the button copies that: it runs alone
+    links = [_link(file_name(name, single=True), words["single"])] if single else []
+    links.append(_link(file, words["file"]))
     copy = (
         f'<button type="button" class="md-button" data-copied="{words["copied"]}"'
-        f' data-failed="{words["failed"]}" hidden>{words["copy"]}</button>'
+        f' data-failed="{words["failed"]}" hidden>{words["copy_single" if single else "copy"]}</button>'
     )
     install = f"pip install git+{escape(repository)}\n" if repository else ""
     command = f"{install}runnable-dl add {name} --to ."

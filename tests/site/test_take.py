@@ -55,9 +55,12 @@ def test_each_concept_page_offers_all(site: Path, lang: str, name: str) -> None:
     for group, snippet in zip(groups, take.names(CONCEPTS[name]), strict=True):
         file = f"{snippet.rpartition('/')[2]}.py"
         assert group["aria-label"] == file and group.select_one("p > code").text == file
-        assert words["alone"] in group.text, "none builds on another yet"
-        assert [b.text for b in group.select("button")] == [words["copy"]]
-        assert [a.text for a in group.select("a")] == [words["file"]]
+        more = bool(library.needs(snippet))
+        assert (words["alone"] in group.text) != more
+        (button,) = group.select("button")
+        assert button.text == words["copy_single" if more else "copy"]
+        offered = [words["single"], words["file"]] if more else [words["file"]]
+        assert [a.text for a in group.select(".md-button[download]")] == offered
         assert group.select_one("pre").text == f"runnable-dl add {snippet} --to ."
         assert group.select_one("[role=status]").text == ""
     for link in here.select("a"):
@@ -95,6 +98,7 @@ def test_the_registry_leads_to_the_files(site: Path, lang: str) -> None:
 @pytest.mark.parametrize(("lang", "name"), PLACES)
 def test_the_download_is_the_copy(page: Page, url: str, lang: str, name: str) -> None:
     page.goto(url + address(lang, name))
+    page.keyboard.press("Shift")  # lays out the whole page: nothing moves under the mouse
     for snippet in take.names(CONCEPTS[name]):
         file = take.file_name(snippet)
         group = page.get_by_role("group", name=file)
@@ -113,12 +117,13 @@ def test_the_button_copies_the_file(page: Page, url: str, lang: str, name: str) 
         group = page.get_by_role("group", name=take.file_name(snippet))
         for key in ("Enter", "Space"):
             page.evaluate("navigator.clipboard.writeText('')")
-            group.get_by_role("link").first.focus()
+            group.locator("a.md-button").first.focus()
             page.keyboard.press("Shift+Tab")  # by keyboard: the button stands before the link
             page.keyboard.press(key)
             expect(group.get_by_role("status")).to_have_text(take.WORDS[lang]["copied"])
             copied = page.evaluate("navigator.clipboard.readText()")
-            assert copied == library.copy_of(snippet)
+            single = bool(library.needs(snippet))
+            assert copied == library.copy_of(snippet, single), "what is copied runs alone"
     assert not wrong
 
 
