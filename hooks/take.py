@@ -143,9 +143,10 @@ def _group(name: str, page: Page, lang: str, repository: str) -> str:
     single = bool(library.needs(name))  # then the button copies that: it runs alone
     links = [_link(file_name(name, single=True), words["single"])] if single else []
     links.append(_link(file, words["file"]))
+    label = words["copy_single" if single else "copy"]
     copy = (
         f'<button type="button" class="md-button" data-copied="{words["copied"]}"'
-        f' data-failed="{words["failed"]}" hidden>{words["copy_single" if single else "copy"]}</button>'
+        f' data-failed="{words["failed"]}" hidden>{label}</button>'
     )
     install = f"pip install git+{escape(repository)}\n" if repository else ""
     command = f"{install}runnable-dl add {name} --to ."
