@@ -196,6 +196,7 @@ def reading_order(found: dict[str, Entry], section: str) -> list[Entry]:
 EMBED = re.compile(r"^\s*-+8<-+(.*)$")
 TARGET = re.compile(r'\s*"(?P<file>[\w./-]+?\.py)(?::(?P<part>[\w-]+))?"\s*$')
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+QUOTED = re.compile(r"`[^`]*`")
 ANCHOR = re.compile(r"\{[^}]*#([\w-]+)[^}]*\}\s*$", re.MULTILINE)
 
 
@@ -215,7 +216,7 @@ def check(path: Path, known: dict[str, Path]) -> None:
             _check_embed(path, number, embed[1].strip())
     head = text.count("\n", 0, len(text) - len(body))
     for number, line in lines_outside_code(text):
-        plain = re.sub(r"`[^`]*`", "", line)
+        plain = QUOTED.sub("", line)
         if "--8<--" in plain and not EMBED.match(line):
             raise problem(path, number, "an embed stands on a line of its own, in a fenced block")
         for target in LINK.findall(plain) if number > head else ():

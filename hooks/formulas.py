@@ -97,8 +97,13 @@ def fonts() -> dict[str, bytes]:
     """KaTeX's fonts, cut down to the characters of all formulas so far: a quarter of the weight."""
     formulas = "".join(result["html"] for result in _rendered.values() if "html" in result)
     characters = "".join(sorted(set(re.sub(r"<[^>]+>|&\w+;", "", formulas)) | set("<>&")))
-    calligraphic = "".join(sorted(set(re.findall(r'mathcal"[^>]*>([^<])', formulas))))
-    key = hashlib.sha256(f"{characters} {calligraphic} {stylesheet()}".encode()).hexdigest()[:16]
+    # Letters of these two are in other fonts' shape: only those that are set in them.
+    letters = {
+        font: "".join(sorted(set(re.findall(rf'{style}"[^>]*>([^<])', formulas))))
+        for font, style in (("Caligraphic", "mathcal"), ("AMS", "mathbb"))
+    }
+    letters["AMS"] += "".join(c for c in characters if not c.isascii())
+    key = hashlib.sha256(f"{characters} {letters} {stylesheet()}".encode()).hexdigest()[:16]
     folder = CACHE / "fonts" / key
     if not folder.is_dir():
         draft = folder.with_suffix(".draft")
@@ -107,7 +112,8 @@ def fonts() -> dict[str, bytes]:
             font = TTFont(source, recalcTimestamp=False)
             options = subset.Options(layout_features=[], hinting=False, notdef_outline=False)
             subsetter = subset.Subsetter(options)
-            subsetter.populate(text=calligraphic if "Caligraphic" in source.name else characters)
+            name = source.name.partition("-")[0].removeprefix("KaTeX_")
+            subsetter.populate(text=letters.get(name, characters))
             subsetter.subset(font)
             font.save(draft / source.name)
         draft.rename(folder)

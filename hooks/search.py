@@ -48,7 +48,7 @@ yet 一个 一种 这个 那个 这些 那些 这样 那样 这里 那里 可以
 必须 同样 重新 本身 东西 到底 而言 来自 取自 出来 出发 得到 给出 知道 看到
 """.split()  # noqa: SIM905
 # English endings, cut off on both sides so that "masked" finds "masks".
-ENDING = (
+ENDING = re.compile(
     r"(?<=.{4})(?:ments?|[ae]nc(?:es?|y|ies)|[ae]nt(?:ly)?|ions?|ies|ings?|ed|es|ly|(?<!s)s|e|y)$"
 )
 
@@ -142,7 +142,7 @@ def condense(
             "words": "\n".join(lines),
             "synonyms": synonyms,
             "questions": QUESTIONS,
-            "ending": ENDING,
+            "ending": ENDING.pattern,
         },
         "docs": docs,
     }
@@ -167,7 +167,7 @@ def _words(text: str) -> set[str]:
         if HAN.match(run):
             found.update(word for word in _segmenter().cut(run) if len(word) > 1)
         else:
-            found.add(re.sub(ENDING, "", run))
+            found.add(ENDING.sub("", run))
     return found - NO_WORDS
 
 

@@ -39,7 +39,7 @@ def check(path: Path) -> None:
     """Raise for a figure of the page that does not exist or says nothing to who cannot see it."""
     for number, line in lines_outside_code(read(path)):
         if not (match := IMAGE.match(line)):
-            if "assets/figures/" in re.sub(r"`[^`]*`", "", line):
+            if OUTPUT.name in line and "assets/figures/" in re.sub(r"`[^`]*`", "", line):
                 message = 'a figure stands alone on its line: ![what is seen](path.svg "caption")'
                 raise problem(path, number, message + ', without ] or " in the texts')
             continue

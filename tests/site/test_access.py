@@ -229,7 +229,8 @@ def test_the_drawer_by_keyboard(browser: Browser, url: str) -> None:
     # Out of the section, and into another one.
     tab_to(page, "li .md-nav__title > button")
     page.keyboard.press("Enter")
-    assert focused(page, "[for=__nav_3].md-nav__link > [aria-expanded=false]")
+    here = page.locator(".md-nav__item--nested.md-nav__item--active > input").get_attribute("id")
+    assert focused(page, f"[for={here}].md-nav__link > [aria-expanded=false]")
     tab_to(page, "[for=__nav_2].md-nav__link > *")
     page.keyboard.press("Enter")
     assert focused(page, "[for=__nav_2].md-nav__title > *")
