@@ -13,7 +13,7 @@ import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Snippet:
     def file(self) -> Path:
         return SNIPPETS / f"{self.name}.py"
 
-    @property
+    @cached_property
     def doc(self) -> str:
         return ast.get_docstring(ast.parse(self.file.read_text("utf-8"))) or ""
 
