@@ -8,6 +8,7 @@ which stops the build.
 import posixpath
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,11 @@ HEAD = re.compile(r"---\n(.*?)\n---(?:\n|\Z)", re.DOTALL)
 
 def front_matter(path: Path, lang: str) -> dict[str, Any]:
     """The checked front matter of a page."""
-    text = read(path)
+    return _front_matter(read(path), path, lang)
+
+
+@cache
+def _front_matter(text: str, path: Path, lang: str) -> dict[str, Any]:
     match = HEAD.match(text)
     if not match:
         raise problem(path, 1, "no front matter; begin the page with ---, title: …, ---")
@@ -193,7 +198,7 @@ def reading_order(found: dict[str, Entry], section: str) -> list[Entry]:
 
 # What a page embeds and links to ----------------------------------------------------
 
-EMBED = re.compile(r"^\s*-+8<-+(.*)$")
+EMBED = re.compile(r"^[ \t]*-+8<-+(.*)$", re.MULTILINE)
 TARGET = re.compile(r'\s*"(?P<file>[\w./-]+?\.py)(?::(?P<part>[\w-]+))?"\s*$')
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 QUOTED = re.compile(r"`[^`]*`")

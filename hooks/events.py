@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from base64 import b64encode
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jinja2 import Environment, FileSystemBytecodeCache
+from markdown.treeprocessors import InlineProcessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
@@ -62,6 +64,7 @@ class State:
     entries: dict[str, content.Entry]
     terms: glossary.Terms
     dates: dict[str, str]
+    expand: Callable[[str], str]  # the embeds in a text
     known: dict[str, Path]  # what links may lead to
     sections: list[search.Section]  # what the search finds
     index: bytes  # of the search, while only some pages are built
@@ -87,6 +90,17 @@ def _highlight(self: Highlight, *args: Any, **settings: Any) -> Any:
 
 
 Highlight.highlight = _highlight
+
+# Markdown tries every inline pattern on every cell of a table; most hold nothing to begin one with.
+_PATTERN = re.compile(r"[`$\\\[!<&*_]|  \n")
+_inline = InlineProcessor._InlineProcessor__handleInline  # type: ignore[attr-defined]
+
+
+def _handle_inline(self: InlineProcessor, data: str, patternIndex: int = 0) -> str:
+    return _inline(self, data, patternIndex) if _PATTERN.search(data) else data
+
+
+InlineProcessor._InlineProcessor__handleInline = _handle_inline  # type: ignore[attr-defined]
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -136,11 +150,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File(uri, str(notebook.parents[1]), config.site_dir, True))
         copy = f"labs/{lab.stem}/{lab.stem}.ipynb"
         files.append(File.generated(config, copy, content=labs.download(lab, State.lang)))
-    embeds = machines.embedding(config)
+    State.expand = machines.embedding(config)
+    url = config.site_url or ""
     for entry in State.entries.values():
-        if take.names(entry):
-            content.check(entry.files[State.lang], State.known)  # before its embeds are read
-        for uri, text in take.files(entry, State.lang, config.site_url or "", embeds).items():
+        if (source := entry.files[State.lang]).suffix == ".md":
+            content.check(source, State.known)
+        for uri, text in take.files(entry, State.lang, url, State.expand).items():
             files.append(File.generated(config, uri, content=text))
     return files
 
@@ -165,7 +180,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         page.meta["git_revision_date_localized"] = page.update_date = date
     if source.suffix != ".md":
         return markdown
-    content.check(source, State.known)
     svg.check(source)
     markdown = path.set_path(markdown, State.entries, page.file.src_uri, State.lang)
     return svg.hold_places(markdown)
@@ -232,8 +246,10 @@ def on_post_build(config: MkDocsConfig) -> None:
         index.write_bytes(State.index)
         return
     search.write(index, State.sections, State.entries, State.lang)
-    every, embeds = State.entries, machines.embedding(config)
-    texts = {f"{n}.md": machines.markdown(e, every, State.lang, embeds) for n, e in every.items()}
+    every = State.entries.items()
+    texts = {
+        f"{n}.md": machines.markdown(e, State.entries, State.lang, State.expand) for n, e in every
+    }
     texts["llms.txt"] = machines.llms(State.entries, State.lang, config)
     texts["snippets.json"] = machines.registry()
     for name, text in texts.items():

@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as etree
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,11 @@ HAN = re.compile(r"[\u4e00-\u9fff]")
 
 def load(path: Path = FILE) -> list[dict[str, Any]]:
     """The checked entries, in the order of their ids."""
-    text = read(path)
+    return _load(read(path), path)
+
+
+@cache
+def _load(text: str, path: Path) -> list[dict[str, Any]]:
     terms = load_yaml(text, path) or []
     seen: dict[str, str] = {}
     if not isinstance(terms, list) or not all(isinstance(term, dict) for term in terms):
@@ -85,6 +90,15 @@ def names(term: dict[str, Any], lang: str) -> list[str]:
     return [n for n in found if not HAN.search(n) or (lang == "zh" and len(n) > 1)]
 
 
+def _pattern(names: set[str]) -> str:
+    """Matches the longest of the names; sign by sign, which is faster than one after the other."""
+    heads = sorted({name[0] for name in names if name})
+    rest = [re.escape(h) + _pattern({n[1:] for n in names if n[:1] == h}) for h in heads]
+    if "" in names:
+        return f"(?:{'|'.join(rest)})?" if rest else ""
+    return f"(?:{'|'.join(rest)})" if rest else "(?!)"
+
+
 class Terms(Extension):
     """Links the first mention of each term on a page to the glossary, its meaning as tooltip."""
 
@@ -94,10 +108,9 @@ class Terms(Extension):
         self.active = True
         self.terms = {n.lower(): t for t in load() for n in names(t, lang)}
         self.lang = lang
-        # Longest first; Latin names as whole words, with a plural s.
-        ordered = [re.escape(n) for n in sorted(self.terms, key=len, reverse=True)]
-        chinese = "|".join(n for n in ordered if HAN.search(n)) or "(?!)"
-        latin = "|".join(n for n in ordered if not HAN.search(n)) or "(?!)"
+        # Latin names as whole words, with a plural s.
+        chinese = _pattern({n for n in self.terms if HAN.search(n)})
+        latin = _pattern({n for n in self.terms if not HAN.search(n)})
         self.pattern = re.compile(
             rf"(?:{chinese})|(?<![\w-])(?:{latin})s?(?![\w-])", re.IGNORECASE | re.ASCII
         )

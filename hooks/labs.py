@@ -7,6 +7,7 @@ changed; a cell that fails or warns stops the build.
 
 import ast
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -14,7 +15,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import jupytext
 import nbformat
 from bs4 import BeautifulSoup, Tag
 from jupyter_client.manager import AsyncKernelManager
@@ -44,6 +44,8 @@ def sources() -> list[Path]:
 
 def read(path: Path) -> tuple[list[NotebookNode], list[int]]:
     """The cells and the line each begins on."""
+    import jupytext  # slow to import, and not every site has labs
+
     text = path.read_text("utf-8")
     cells = jupytext.reads(text, fmt="py:percent").cells
     lines = [n for n, line in enumerate(text.splitlines(), 1) if line.startswith("# %%")]
@@ -188,11 +190,12 @@ def download(path: Path, lang: str) -> str:
 def setup(snippets: list[Path], lang: str) -> NotebookNode:
     """The cell that writes snippets beside the notebook, to be imported by the cells below it."""
     needed = {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in snippets}
-    return nbformat.v4.new_code_cell(
+    return cell(
+        "code",
         f"# {SETUP[lang]}\nfrom pathlib import Path\n\nfiles = {_literal(needed)}\n"
         "for name, text in files.items():\n"
         "    Path(name).parent.mkdir(parents=True, exist_ok=True)\n"
-        '    Path(name).write_text(text, encoding="utf-8")'
+        '    Path(name).write_text(text, encoding="utf-8")',
     )
 
 
@@ -206,14 +209,21 @@ def in_language(cells: list[NotebookNode], lang: str) -> list[NotebookNode]:
     return [c for c in cells if c.cell_type == "code" or c.metadata.lang == lang]
 
 
+def cell(kind: str, source: str) -> NotebookNode:
+    """A new cell; nbformat's own would be validated one by one, which takes long."""
+    more = {"outputs": [], "execution_count": None} if kind == "code" else {}
+    return NotebookNode(cell_type=kind, source=source, **more)
+
+
 def write(cells: list[NotebookNode]) -> str:
     """The text of a notebook, the same on every build."""
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # jupytext draws random ones
         cell.metadata = {}
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    return nbformat.writes(notebook)
+    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}}
+    notebook |= {"nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
 
 # Rendering ------------------------------------------------------------------------

@@ -2,25 +2,30 @@
 
 import json
 import re
+from collections.abc import Callable
+from functools import cache
 
 from markdown import Markdown
-from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 
 from hooks import SNIPPETS, labs, take
-from hooks.content import Entry, reading_order, sections
+from hooks.content import EMBED, Entry, reading_order, sections
 from hooks.path import set_path
 from snippets._cli import library
 
 
-def embedding(config: MkDocsConfig) -> Preprocessor:
-    """What expands the embeds of a page, with the settings of the site."""
+def embedding(config: MkDocsConfig) -> Callable[[str], str]:
+    """What expands the embeds in a text, by the extension and the settings of the site."""
     name = "pymdownx.snippets"
     settings = config.mdx_configs[name] | {"base_path": [str(SNIPPETS)]}
-    return Markdown(extensions=[name], extension_configs={name: settings}).preprocessors["snippet"]
+    snippets = Markdown(extensions=[name], extension_configs={name: settings}).preprocessors
+    run = cache(lambda line: "\n".join(snippets["snippet"].run([line])))
+    return lambda text: EMBED.sub(lambda line: run(line[0]), text)
 
 
-def markdown(entry: Entry, entries: dict[str, Entry], lang: str, embeds: Preprocessor) -> str:
+def markdown(
+    entry: Entry, entries: dict[str, Entry], lang: str, expand: Callable[[str], str]
+) -> str:
     """The page as Markdown, figures as their text; what only the build reads is left out."""
     path = entry.files[lang]
     if path.suffix == ".py":
@@ -35,7 +40,7 @@ def markdown(entry: Entry, entries: dict[str, Entry], lang: str, embeds: Preproc
     attributes = r"^\{ \..*\}\n|(?<=\S)\{ \..*?\}| \{ #[\w-]+ \}$"
     text = re.sub(attributes, "", text, flags=re.MULTILINE)
     text = re.sub(r"(\]\([^)]*)\.ipynb", r"\1.md", text)
-    return "\n".join(embeds.run(text.splitlines())) + "\n"
+    return expand(text).rstrip("\n") + "\n"
 
 
 def llms(entries: dict[str, Entry], lang: str, config: MkDocsConfig) -> str:

@@ -4,16 +4,14 @@ The files are made by the code behind `runnable-dl add`, so both give the same t
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from textwrap import dedent
 
-from markdown.preprocessors import Preprocessor
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from hooks import SNIPPETS, content, labs
 from hooks.content import Entry
@@ -74,7 +72,7 @@ def refresh() -> None:
 # Files ----------------------------------------------------------------------------
 
 
-def files(entry: Entry, lang: str, url: str, embeds: Preprocessor) -> dict[str, str]:
+def files(entry: Entry, lang: str, url: str, expand: Callable[[str], str]) -> dict[str, str]:
     """What stands beside a page, by address."""
     found: dict[str, str] = {}
     for name in names(entry):
@@ -82,7 +80,7 @@ def files(entry: Entry, lang: str, url: str, embeds: Preprocessor) -> dict[str, 
             found[entry.address + file_name(name, single)] = library.copy_of(name, single)
     if found:
         stem = Path(entry.name).name
-        found[f"{entry.address}{stem}.ipynb"] = notebook(entry, lang, url, embeds)
+        found[f"{entry.address}{stem}.ipynb"] = notebook(entry, lang, url, expand)
     return found
 
 
@@ -99,18 +97,18 @@ def addresses(name: str) -> dict[str, str]:
     return found
 
 
-def notebook(entry: Entry, lang: str, url: str, embeds: Preprocessor) -> str:
+def notebook(entry: Entry, lang: str, url: str, expand: Callable[[str], str]) -> str:
     """The usage blocks of a page, able to run where this project is not installed."""
     title = entry.meta[lang]["title"]
     link = f"[{title}]({url}{entry.address})" if url else title
-    cells = list(_cells(entry.files[lang].read_text("utf-8"), embeds))
+    cells = list(_cells(entry.files[lang].read_text("utf-8"), expand))
     imported = {"/".join(found) for cell in cells for found in IMPORT.findall(cell.source)}
     needed = sorted({SNIPPETS / f"{n}.py" for name in imported for n in library.closure(name)})
-    start = new_markdown_cell(f"# {title}\n\n{WORDS[lang]['from'].format(page=link)}")
+    start = labs.cell("markdown", f"# {title}\n\n{WORDS[lang]['from'].format(page=link)}")
     return labs.write([start, labs.setup(needed, lang), *cells])
 
 
-def _cells(text: str, embeds: Preprocessor) -> Iterator[NotebookNode]:
+def _cells(text: str, expand: Callable[[str], str]) -> Iterator[NotebookNode]:
     """The Python blocks that are more than embeds, each below its heading."""
     heading = ""
     for part in PART.finditer(text):
@@ -119,9 +117,9 @@ def _cells(text: str, embeds: Preprocessor) -> Iterator[NotebookNode]:
         if part["lang"] != "python" or all("--8<--" in line for line in filter(None, lines)):
             continue
         if heading:
-            yield new_markdown_cell(heading)
+            yield labs.cell("markdown", heading)
         heading = ""
-        yield new_code_cell("\n".join(embeds.run(lines)))
+        yield labs.cell("code", expand("\n".join(lines)))
 
 
 # Panel ----------------------------------------------------------------------------
