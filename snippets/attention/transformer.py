@@ -41,7 +41,6 @@ __all__ = [
     "greedy",
     "multiply_adds",
     "parameters",
-    "smoothed_loss",
     "warmup_rate",
 ]
 
@@ -393,28 +392,6 @@ def greedy(
 
 
 # --8<-- [start:training]
-def smoothed_loss(
-    logits: Tensor, labels: Tensor, smoothing: float = 0.1, ignore: int | None = None
-) -> Tensor:
-    """Cross-entropy with smoothed labels, mean over the positions whose label is not `ignore`.
-
-    Args:
-        logits: (..., V).
-        labels: token numbers, (...), int64.
-        smoothing: share of the label that all V tokens divide equally, the right one among them.
-        ignore: a label that does not count (padding); may lie outside 0 … V-1.
-
-    Returns:
-        A scalar; 0 where nothing counts (F.cross_entropy: nan).
-    """
-    _check_loss(logits, labels, smoothing, ignore)
-    counts = torch.ones_like(labels, dtype=torch.bool) if ignore is None else labels != ignore
-    log_probs = logits.log_softmax(dim=-1)  # (..., V)
-    right = log_probs.gather(-1, labels.masked_fill(~counts, 0).unsqueeze(-1)).squeeze(-1)
-    loss = -(1 - smoothing) * right - smoothing * log_probs.mean(dim=-1)  # (...)
-    return loss.masked_fill(~counts, 0).sum() / counts.sum().clamp(min=1)
-
-
 def warmup_rate(step: int, width: int, warmup: int = 4000) -> float:
     """Learning rate of step 1, 2, …: linear rise, then 1/√step: eq. (3)."""
     _check_schedule(step, width, warmup)
@@ -543,23 +520,6 @@ def _check_greedy(bos: int, eos: int, max_tokens: int, vocab: int) -> None:
         raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
 
 
-def _check_loss(logits: Tensor, labels: Tensor, smoothing: float, ignore: int | None) -> None:
-    if logits.ndim < 1 or logits.shape[:-1] != labels.shape:
-        shapes = f"{tuple(logits.shape)}, {tuple(labels.shape)}"
-        raise ValueError(f"logits must be (..., V) and labels (...), got {shapes}")
-    if not logits.is_floating_point() or labels.dtype != torch.int64:
-        dtypes = f"{logits.dtype}, {labels.dtype}"
-        raise TypeError(f"logits must be floating point and labels int64, got {dtypes}")
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"smoothing must be in 0 … 1, got {smoothing}")
-    wrong = (labels < 0) | (labels >= logits.shape[-1])
-    if ignore is not None:
-        wrong = wrong & (labels != ignore)
-    if wrong.any():
-        low, high = int(labels[wrong].min()), int(labels[wrong].max())
-        raise ValueError(f"labels must be in 0 … {logits.shape[-1] - 1}, got {low} … {high}")
-
-
 def _check_schedule(step: int, width: int, warmup: int) -> None:
     if min(step, width, warmup) < 1:
         raise ValueError(f"step, width, warmup must be positive, got {step}, {width}, {warmup}")
@@ -591,7 +551,8 @@ if __name__ == "__main__":
     for step in range(1, 201):
         optimizer.param_groups[0]["lr"] = warmup_rate(step, width=32, warmup=100)
         logits, _ = model(source, target[:, :-1], lengths)  # all positions at once
-        loss = smoothed_loss(logits, target[:, 1:], ignore=pad)  # each predicts the next token
+        logits, labels = logits.flatten(0, 1), target[:, 1:].flatten()  # each predicts the next
+        loss = F.cross_entropy(logits, labels, ignore_index=pad, label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()  # pyright: ignore
         optimizer.step()  # pyright: ignore

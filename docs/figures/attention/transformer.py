@@ -3,10 +3,11 @@
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from hooks.figures import BLUE, GREEN, INK, ORANGE, PURPLE, RED, new
-from snippets.attention.transformer import Transformer, multiply_adds, smoothed_loss
+from snippets.attention.transformer import Transformer, multiply_adds
 
 
 def figures(t):
@@ -123,7 +124,8 @@ def gradients(pre_norm, layers=6, draws=3):
         model = Transformer(50, 64, 4, 256, layers, pre_norm=pre_norm, generator=generator)
         source = torch.randint(0, 50, (8, 12), generator=generator)
         target = torch.randint(0, 50, (8, 13), generator=generator)
-        smoothed_loss(model(source, target[:, :-1])[0], target[:, 1:]).backward()
+        logits = model(source, target[:, :-1])[0].flatten(0, 1)
+        F.cross_entropy(logits, target[:, 1:].flatten(), label_smoothing=0.1).backward()
         found = [block.feed_forward.down.weight.grad.norm() for block in model.body.decoder]
         sizes.append(torch.stack(found))
     return torch.stack(sizes).mean(0)

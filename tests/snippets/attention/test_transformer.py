@@ -21,7 +21,6 @@ from snippets.attention.transformer import (
     greedy,
     multiply_adds,
     parameters,
-    smoothed_loss,
     warmup_rate,
 )
 
@@ -295,44 +294,6 @@ def test_greedy_leaves_no_graph():
 # Training -----------------------------------------------------------------------
 
 
-@given(
-    smoothing=st.sampled_from([0.0, 0.1, 1.0]), ignore=st.sampled_from([None, 3, -100]), seed=seeds
-)
-def test_loss_equals_pytorch(smoothing, ignore, seed):
-    logits = (3 * random(2, 4, 6, seed=seed)).requires_grad_()
-    labels = some_tokens(2, 4, seed=seed, vocab=6)
-    labels[0, 0] = 5  # one at least counts
-    if ignore is not None:
-        labels[1, 2:] = ignore
-    actual = smoothed_loss(logits, labels, smoothing, ignore)
-    expected = F.cross_entropy(
-        logits.flatten(0, 1),
-        labels.flatten(),
-        ignore_index=-1 if ignore is None else ignore,
-        label_smoothing=smoothing,
-    )
-    assert_all_close([actual], [expected])
-    assert_all_close(torch.autograd.grad(actual, logits), torch.autograd.grad(expected, logits))
-
-
-def test_loss_by_definition():
-    """Minus the sum of label probability times log-probability; 0.1 by default."""
-    logits, labels = random(3, 5), torch.tensor([0, 4, 2])
-    wanted = 0.0
-    for row, label in zip(logits, labels):
-        for v in range(5):
-            q = 0.1 / 5 + (0.9 if v == label else 0)
-            wanted -= q * math.log(row[v].exp() / row.exp().sum()) / 3
-    assert float(smoothed_loss(logits, labels)) == pytest.approx(wanted, abs=1e-12)
-
-
-def test_loss_of_nothing_is_zero():
-    logits = random(2, 3, 5).requires_grad_()
-    loss = smoothed_loss(logits, torch.full((2, 3), 4), ignore=4)
-    assert loss == 0 and not torch.autograd.grad(loss, logits)[0].any()
-    assert smoothed_loss(random(0, 5), torch.zeros(0, dtype=torch.int64)) == 0
-
-
 def test_rate_equals_transformers():
     """Up to the constant: theirs peaks at 1."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -468,11 +429,8 @@ def test_arguments_stay_as_they_are():
     model.advance(target, state)
     model(source, target, lengths)
     greedy(model, source, 1, 2, 3, lengths)
-    labels = some_tokens(2, 4)
-    labels[0] = -100
-    smoothed_loss(model(source, target)[0], labels, ignore=-100)
     assert all(torch.equal(a, b) and a._version == 0 for a, b in zip(kept, copies))
-    assert all(t._version == v for t, v in ((source, 0), (target, 0), (lengths, 0), (labels, 1)))
+    assert all(t._version == v for t, v in ((source, 0), (target, 0), (lengths, 0)))
 
 
 def test_weights_are_drawn_from_the_generator():
@@ -530,12 +488,6 @@ def test_gradient(pre_norm):
     )
 
 
-def test_gradient_of_the_loss():
-    labels = torch.tensor([[0, 2, 1], [1, 1, 0]])
-    logits = random(2, 3, 3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: smoothed_loss(x, labels, ignore=2), logits)
-
-
 # Edges --------------------------------------------------------------------------
 
 
@@ -560,10 +512,6 @@ def test_non_contiguous_and_int32():
     strided = [t.T.contiguous().T.int() for t in (source, target)]
     assert not any(t.is_contiguous() for t in strided)
     assert_all_close([model(*strided)[0]], [expected])
-    logits, labels = random(4, 2, 6).transpose(0, 1), some_tokens(4, 2, vocab=6).T
-    assert_all_close(
-        [smoothed_loss(logits, labels)], [smoothed_loss(logits.contiguous(), labels.contiguous())]
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -624,25 +572,6 @@ def test_bad_input(change, error, message):
 def test_bad_settings(function, error, message):
     with pytest.raises(error, match=message):
         function()
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (dict(labels=torch.zeros(3, dtype=torch.int64)), ValueError, r"got \(2, 3, 5\), \(3,\)"),
-        (dict(labels=torch.zeros(2, 3)), TypeError, r"got torch.float64, torch.float32"),
-        (dict(logits=torch.zeros(2, 3, 5).long()), TypeError, r"got torch.int64, torch.int64"),
-        (dict(labels=torch.full((2, 3), 5)), ValueError, r"0 … 4, got 5 … 5"),
-        (dict(labels=torch.full((2, 3), -1), ignore=-2), ValueError, r"0 … 4, got -1 … -1"),
-        (dict(smoothing=1.5), ValueError, r"0 … 1, got 1.5"),
-    ],
-    ids=range(6),
-)
-def test_bad_loss(change, error, message):
-    good = dict(logits=random(2, 3, 5), labels=torch.ones(2, 3, dtype=torch.int64))
-    smoothed_loss(**good)
-    with pytest.raises(error, match=message):
-        smoothed_loss(**(good | change))
 
 
 def test_bad_states():
