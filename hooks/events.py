@@ -203,6 +203,7 @@ def on_page_context(
     source = source_of(page)
     html, page.meta["formulas"] = formulas.set_formulas(page.content or "", source)
     page.content = svg.set_figures(html, source)
+    page.meta["widgets"] = "<x-widget " in page.content
     # Both languages remember one colour scheme: the theme keeps it below this path.
     up = get_relative_url(".", page.url)
     config.extra["scope"] = up if State.lang == "en" else f"{up}/.."

@@ -35,7 +35,7 @@ def markdown(
         return "\n\n".join(parts) + "\n"
     text = re.sub(r"\A---\n.*?\n---\n+", "", path.read_text("utf-8"), flags=re.DOTALL)
     text = re.sub(r"<!--pytest-codeblocks:.*?-->\n+", "", text)
-    text = re.sub(r"^!\[(.*?)\]\(.*\)$", r"> \1", text, flags=re.MULTILINE)
+    text = re.sub(r"^!\[(.*?)\]\(.*\)(?:\{.*\})?$", r"> \1", text, flags=re.MULTILINE)
     text = set_path(text, entries, entry.source, lang)
     attributes = r"^\{ \..*\}\n|(?<=\S)\{ \..*?\}| \{ #[\w-]+ \}$"
     text = re.sub(attributes, "", text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Figures in the page: cleaned, checked, and set in as inline SVG."""
+"""Figures in the page: cleaned, checked, set in as inline SVG; a widget may take one's place."""
 
 import html
 import re
@@ -13,7 +13,11 @@ OUTPUT = DOCS / "assets" / "figures"
 INK = "#010203"  # becomes currentColor in the file
 LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}")
 ROOT_STYLE = 'font-family="system-ui, sans-serif" stroke-linejoin="round" stroke-linecap="butt"'
-IMAGE = re.compile(r'^!\[(?P<alt>[^\]]*)\]\((?P<file>[^)\s"]+\.svg)(?:\s+"(?P<caption>[^"]*)")?\)$')
+WIDGETS = DOCS / "assets" / "javascripts" / "widgets"
+IMAGE = re.compile(
+    r'^!\[(?P<alt>[^\]]*)\]\((?P<file>[^)\s"]+\.svg)(?:\s+"(?P<caption>[^"]*)")?\)'
+    r"(?:\{ ?widget=(?P<widget>[\w-]+) ?\})?$"
+)
 
 
 def clean(svg: str) -> str:
@@ -41,7 +45,8 @@ def check(path: Path) -> None:
         if not (match := IMAGE.match(line)):
             if OUTPUT.name in line and "assets/figures/" in re.sub(r"`[^`]*`", "", line):
                 message = 'a figure stands alone on its line: ![what is seen](path.svg "caption")'
-                raise problem(path, number, message + ', without ] or " in the texts')
+                message += ', without ] or " in the texts; { widget=name } may follow'
+                raise problem(path, number, message)
             continue
         file = (path.parent / match["file"]).resolve()
         if not file.is_relative_to(OUTPUT) or not file.is_file():
@@ -52,6 +57,14 @@ def check(path: Path) -> None:
             raise problem(path, number, f"'{file.name}' is not for this page; show .{lang}.svg")
         if not match["alt"]:
             raise problem(path, number, "a figure says what is seen: ![what is seen](…)")
+        if match["widget"] and match["widget"] not in widgets():
+            hint = did_you_mean(match["widget"], widgets())
+            raise problem(path, number, f"no widget '{match['widget']}'; {hint}")
+
+
+def widgets() -> list[str]:
+    """What may take a figure's place: a module each, beside the one that they share."""
+    return sorted(file.stem for file in WIDGETS.glob("*.js") if file.stem != "base")
 
 
 def hold_places(markdown: str) -> str:
@@ -70,7 +83,9 @@ def set_figures(content: str, path: Path) -> str:
         match = IMAGE.match(place[1].replace("&#45;&#45;", "--"))
         assert match
         svg = (path.parent / match["file"]).resolve().read_text("utf-8")
-        return inline(svg, match["alt"], match["caption"] or "")
+        shown = inline(svg, match["alt"], match["caption"] or "")
+        name = match["widget"]
+        return f'<x-widget name="{name}">{shown}</x-widget>' if name else shown
 
     return re.sub(r"<!--figure (.*?)-->", figure, content)
 

@@ -65,6 +65,7 @@ class Section:
     code: list[str]
     formulas: list[str]
     figures: list[str]
+    widgets: list[str]
     links: set[str]
     numbers: set[str]
 
@@ -86,6 +87,7 @@ def sections(path: Path) -> dict[str, Section]:
         inline = re.findall(r"`([^`\n]+)`", prose)
         prose = re.sub(r"`[^`\n]+`", "", prose)
         figures = re.findall(r"!\[[^\]]*\]\(([^)\s]+)\.(?:en|zh)\.svg", prose)
+        widgets = re.findall(r"\{ ?widget=([\w-]+)", prose)
         prose = re.sub(r"^!\[.*$", "", prose, flags=re.MULTILINE)
         links = set(re.findall(r"\]\(([^)\s]+)\)", prose))
         prose = re.sub(r"\]\([^)]*\)", "]", prose)
@@ -96,6 +98,6 @@ def sections(path: Path) -> dict[str, Section]:
         prose = re.sub(r"\$[^$\n]+\$", "", prose)
         numbers = set(re.findall(r"\d+(?:[.,]\d+)*", prose))
         found[head[1] if head else ""] = Section(
-            anchors, code + sorted(inline), sorted(formulas), figures, links, numbers
+            anchors, code + sorted(inline), sorted(formulas), figures, widgets, links, numbers
         )
     return found

@@ -155,6 +155,16 @@ MISTAKES = {
         lambda text: re.sub(r"^!\[[^\]]+\]", "![]", text, count=1, flags=re.MULTILINE),
         r"a figure says what is seen",
     ),
+    "widget": (
+        PAGE,
+        replaced("{ widget=scaled_dot_product_attention }", "{ widget=dot_product_attention }"),
+        r"no widget 'dot_product_attention'; did you mean 'scaled_dot_product_attention'\?",
+    ),
+    "figure with something else behind it": (
+        PAGE,
+        replaced("{ widget=", "{ wdiget="),
+        r"a figure stands alone on its line.*; \{ widget=name \} may follow",
+    ),
     "unknown front matter": (
         PAGE,
         replaced("description:", "descripton:"),

@@ -142,7 +142,8 @@ def saturation(t):
 
 def masks(t):
     generator = torch.Generator().manual_seed(0)
-    q, k = torch.randn(2, 5, 8, generator=generator).unbind()
+    # Rounded, as the widget has them.
+    q, k = (torch.randn(2, 5, 4, generator=generator) * 10).round().div(10).unbind()
     figure, axes = new(6, 2.55, 3)
     cases = [
         (t("no mask", "无掩码"), None),

@@ -10,6 +10,7 @@ from snippets.convolution.convolution_arithmetic import im2col, output_size, sam
 def figures(t):
     yield "conv_windows", windows(t)
     yield "conv_im2col", columns(t)
+    yield "conv_grid", grid(t)
 
 
 def cell(ax, x, y, color=None, alpha=0.0, dashed=False, number=None):
@@ -73,6 +74,46 @@ def windows(t):
         top -= 2.3 if "stride" in settings else 3.15 if "dilation" in settings else 2.75
     ax.set_xlim(-7.6, 11.8)
     ax.set_ylim(top + 1.3, 1.1)
+    ax.set_aspect("equal")
+    return figure
+
+
+def grid(t):
+    """Kernel 3, stride 2, padding 1 on 6 × 6; output (0, 1) and the window that it reads."""
+    n, kernel, stride, padding = 6, 3, 2, 1
+    row, column = 0, 1
+    padded = n + 2 * padding
+    count = output_size(n, kernel, stride, padding)
+    numbers = torch.arange(padded**2, dtype=torch.float64).reshape(1, 1, padded, padded)
+    read = im2col(numbers, kernel, stride)[0].int()  # 9 rows, one column for each output
+    window = read[:, row * count + column].tolist()
+    figure, (ax,) = new(5, 2.9)
+    ax.set_axis_off()
+
+    def frame(x, y, size):
+        ax.add_patch(Rectangle((x, y), size, size, fill=False, edgecolor=ORANGE, lw=2.5, zorder=3))
+
+    for number in range(padded**2):
+        y, x = number // padded, number % padded
+        inside = all(padding <= at < n + padding for at in (x, y))
+        cell(ax, x, y, BLUE if inside else None, 0.3, dashed=not inside)
+        if number in window:
+            cell(ax, x, y, ORANGE, 0.55)
+        if number not in read:
+            cross(ax, x, y)
+    frame(window[0] % padded, window[0] // padded, kernel)
+    left, top = padded + 2.5, (padded - count) / 2
+    for i in range(count):
+        for j in range(count):
+            cell(ax, left + j, top + i, BLUE, 0.3)
+    cell(ax, left + column, top + row, ORANGE, 0.55)
+    frame(left + column, top + row, 1)
+    center = dict(ha="center", va="center")
+    text = t("input 6 × 6, padded 8 × 8", "输入 6 × 6，填充后 8 × 8")
+    ax.text(padded / 2, -0.7, text, **center)
+    ax.text(left + count / 2, top - 0.7, t("output 3 × 3", "输出 3 × 3"), **center)
+    ax.set_xlim(-0.2, left + count + 1.2)
+    ax.set_ylim(padded + 0.2, -1.2)
     ax.set_aspect("equal")
     return figure
 

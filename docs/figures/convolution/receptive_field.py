@@ -21,6 +21,7 @@ from snippets.convolution.receptive_field import (
 
 def figures(t):
     yield "receptive_field_cone", cone(t)
+    yield "receptive_field_stack", stack(t)
     yield "receptive_field_effective", effective(t)
 
 
@@ -78,6 +79,46 @@ def cone(t):
         text = t("size {}, jump {}, start {}", "大小 {}，步距 {}，起点 {}").format(*field)
         ax.text(15.1, y - 0.18, text.replace("-", "−"), va="center", fontsize=9)
     ax.set_xlim(-4.6, 21.9)
+    ax.set_ylim(-0.1, 4.35)
+    return figure
+
+
+def stack(t):
+    """Output 1 of a stack whose last layer is dilated: what it reads, padding and holes."""
+    layers = [Layer(3, 1, 1), Layer(3, 2, 1), Layer(3, 1, 2, 2)]
+    length, index, size, height = 15, 1, 0.84, 0.5
+    fields = receptive_fields(layers)
+    counts = [length, 15, 8, 8]
+    spans = trace_back(layers, index, index)
+    figure, (ax,) = new(6, 2.8)
+    ax.set_axis_off()
+    for row, (field, count, (first, last)) in enumerate(zip(fields, counts, spans, strict=True)):
+        read = input_positions(layers[row:], count, index).tolist()
+        middle = field.start + (field.size - 1) / 2
+        for i in range(min(first, 0), count):
+            x, y = middle + i * field.jump, 1.25 * row
+            inside = i >= 0
+            style = {} if inside else dict(linestyle=(0, (2, 2)))
+            face = (ORANGE, 0.55) if i in read else (BLUE, 0.3) if inside else "none"
+            box = Rectangle((x - size / 2, y), size, height, facecolor=face, edgecolor=INK, lw=0.8)
+            box.set(**style)
+            ax.add_patch(box)
+            if inside:
+                ax.text(x, y + height / 2 - 0.02, i, ha="center", va="center", fontsize=9)
+        if row:
+            low = fields[row - 1]
+            below = low.start + (low.size - 1) / 2
+            (a, b), y = spans[row - 1], 1.25 * row
+            corners = [
+                (below + a * low.jump - size / 2, y - 1.25 + height),
+                (below + b * low.jump + size / 2, y - 1.25 + height),
+                (middle + last * field.jump + size / 2, y),
+                (middle + first * field.jump - size / 2, y),
+            ]
+            ax.add_patch(Polygon(corners, facecolor=(ORANGE, 0.16), lw=0))
+        name = t(f"layer {row}", f"第 {row} 层") if row else t("input", "输入")
+        ax.text(15.2, 1.25 * row + height / 2, name, va="center", fontsize=9.5)
+    ax.set_xlim(-4.6, 17.6)
     ax.set_ylim(-0.1, 4.35)
     return figure
 
