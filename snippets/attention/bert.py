@@ -114,11 +114,13 @@ class Bert(nn.Module):
             pooler makes of [CLS], (B, C).
 
         Raises:
-            ValueError: shapes do not fit.
+            ValueError: shapes do not fit, or a token or segment is not in its table.
             TypeError: mask is not bool, or tokens or segments are not int64.
         """
         segments = torch.zeros_like(tokens) if segments is None else segments
         _check_tokens(tokens, segments, mask, self.position_embedding.num_embeddings)
+        _check_range("tokens", tokens, self.token_embedding.num_embeddings)
+        _check_range("segments", segments, self.segment_embedding.num_embeddings)
         x = self.token_embedding(tokens) + self.segment_embedding(segments)  # (B, N, C)
         x = self.embedding_norm(x + self.position_embedding.weight[: tokens.shape[1]])
         if mask is not None:
@@ -229,6 +231,10 @@ def mask_tokens(
     Returns:
         Input: of the selected tokens 80 % are [MASK], 10 % random, 10 % as they were.
         Labels: the tokens that were selected, elsewhere -100. Both (B, N).
+
+    Raises:
+        ValueError: tokens are not (B, N), mask_token or rate is out of range.
+        TypeError: tokens are not int64.
     """
     _check_masking(tokens, mask_token, vocabulary, rate)
     device = generator.device if generator is not None else tokens.device
@@ -398,6 +404,12 @@ def _check_tokens(tokens: Tensor, segments: Tensor, mask: Tensor | None, positio
             raise TypeError(f"{name} must be {dtype}, got {x.dtype}")
 
 
+def _check_range(name: str, x: Tensor, size: int) -> None:
+    if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < size:
+        span = f"{int(x.min())} to {int(x.max())}"
+        raise ValueError(f"{name} must be from 0 to {size - 1}, got {span}")
+
+
 def _check_selected(selected: Tensor, tokens: Tensor) -> None:
     if selected.shape != tokens.shape or selected.dtype != torch.bool:
         got = f"{tuple(selected.shape)}, {selected.dtype}"
@@ -411,8 +423,10 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
 
 
 def _check_masking(tokens: Tensor, mask_token: int, vocabulary: int, rate: float) -> None:
-    if tokens.ndim != 2 or tokens.dtype != torch.int64:
-        raise ValueError(f"tokens must be int64 (B, N), got {tuple(tokens.shape)}, {tokens.dtype}")
+    if tokens.dtype != torch.int64:
+        raise TypeError(f"tokens must be int64, got {tokens.dtype}")
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens must be (B, N), got {tuple(tokens.shape)}")
     if not 0 <= mask_token < vocabulary:
         raise ValueError(f"mask_token must be in [0, {vocabulary}), got {mask_token}")
     if not 0 < rate <= 1:

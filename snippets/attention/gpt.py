@@ -63,7 +63,7 @@ class GPT(nn.Module):
     """Logits of the next token at every position.
 
     Args:
-        sizes: see there. Published ones are in GPT2; head and token embedding are one matrix.
+        sizes: see GPTSizes. Published ones are in GPT2; head and token embedding are one matrix.
         generator: draws the weights, on the CPU: move the model afterwards.
 
     There is no dropout (GPT-2 was trained with it), and every layer attends densely.
@@ -108,7 +108,7 @@ class GPT(nn.Module):
         _check_ids(ids, self.sizes)
         past = cache[0].k.shape[2] if cache else 0
         n = past + ids.shape[1]
-        _check_cache(cache, n, self.sizes)
+        _check_cache(cache, n, ids.shape[0], self.sizes)
         position = torch.arange(past, n, device=ids.device)
         x = self.tokens(ids) + self.positions(position)  # (B, N, C)
         mask = causal_mask(ids.shape[1], n, ids.device)
@@ -192,7 +192,7 @@ def token_probs(logits: Tensor, temperature: float = 1.0, top_k: int | None = No
         least = logits.topk(top_k).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     shifted = logits - logits.amax(dim=-1, keepdim=True)  # a small temperature cannot overflow
-    return (shifted / temperature).softmax(dim=-1)
+    return (shifted / max(temperature, torch.finfo(logits.dtype).tiny)).softmax(dim=-1)
 
 
 # --8<-- [end:core]
@@ -281,9 +281,11 @@ def _check_ids(ids: Tensor, sizes: GPTSizes) -> None:
         raise ValueError(f"ids must be from 0 to {sizes.vocabulary - 1}, got {span}")
 
 
-def _check_cache(cache: Sequence[KeysValues] | None, n: int, sizes: GPTSizes) -> None:
+def _check_cache(cache: Sequence[KeysValues] | None, n: int, batch: int, sizes: GPTSizes) -> None:
     if cache is not None and len(cache) != sizes.layers:
         raise ValueError(f"cache must have {sizes.layers} entries, got {len(cache)}")
+    if cache and cache[0].k.shape[0] != batch:
+        raise ValueError(f"cache must hold {batch} sequences, got {cache[0].k.shape[0]}")
     if n > sizes.context:
         raise ValueError(f"the context ends at {sizes.context} tokens, got {n}")
 

@@ -50,7 +50,7 @@ class AddNorm(nn.Module):
     """What surrounds every sublayer f: norm(x + f(x)), or with pre_norm x + f(norm(x))."""
 
     def __init__(self, width: int, pre_norm: bool, dropout: float) -> None:
-        """The paper has post-norm and dropout 0.1."""
+        """The paper has post-norm and dropout 0.1 in its base model, 0.3 in the big one."""
         super().__init__()
         self.pre_norm = pre_norm
         self.norm = nn.LayerNorm(width)
@@ -186,8 +186,8 @@ class EncoderDecoder(nn.Module):
         pre_norm: False: norm(x + f(x)), the paper; True: x + f(norm(x)).
         final_norm: a last norm after each stack. None: only with pre_norm, which needs it.
             nn.Transformer has it always.
-        dropout: of every sublayer's output, 0.1 in the paper. Drawn from torch's global
-            generator. nn.Transformer drops inside the sublayers as well.
+        dropout: of every sublayer's output, 0.1 in the paper's base model. Drawn from torch's
+            global generator. nn.Transformer drops inside the sublayers as well.
         generator: draws the weights, on the CPU.
     """
 
@@ -272,7 +272,7 @@ class Transformer(nn.Module):
 
     Args:
         vocab: V, shared by source and target.
-        width, heads, inner, layers, pre_norm, final_norm, dropout, generator: as there.
+        width, heads, inner, layers, pre_norm, final_norm, dropout, generator: see EncoderDecoder.
         positions: add sinusoidal positions (the width must be even).
     """
 
@@ -457,7 +457,9 @@ _NAMES = {
 def from_torch(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename what nn.Transformer.state_dict() gives, for an EncoderDecoder with final_norm=True.
 
-    Not for `bias=False`. No weight tells post-norm from pre-norm (`norm_first=True` there).
+    Not for `bias=False`. No weight tells post-norm from pre-norm (`norm_first=True` there), nor
+    the number of heads, the activation (ReLU here) or the epsilon of the norms: compare them
+    yourself.
     """
     _check_state(state)
     modules: dict[str, dict[str, Tensor]] = {}

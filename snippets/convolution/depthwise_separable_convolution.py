@@ -168,9 +168,11 @@ class DepthwiseSeparableBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, O, HO, WO)."""
-        x = depthwise_conv2d(x, self.depthwise, None, self.stride, self.padding)  # (B, C, HO, WO)
+        # Autocast may hand on half precision.
+        depthwise, pointwise = self.depthwise.to(x.dtype), self.pointwise.to(x.dtype)
+        x = depthwise_conv2d(x, depthwise, None, self.stride, self.padding)  # (B, C, HO, WO)
         x = F.relu(self.norm1(x))
-        x = pointwise_conv2d(x, self.pointwise)  # (B, O, HO, WO)
+        x = pointwise_conv2d(x, pointwise)  # (B, O, HO, WO)
         return F.relu(self.norm2(x))
 
 

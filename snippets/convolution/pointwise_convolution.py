@@ -65,7 +65,8 @@ def merge_pointwise(first: Tensor, then: Tensor) -> Tensor:
         then: weight of the convolution that follows, (O, M, KH, KW).
 
     Returns:
-        Weight (O, C, KH, KW). At each kernel cell it is a matrix of rank M or less.
+        Weight (O, C, KH, KW). At each kernel cell it is a matrix of rank M or less. Biases are
+        left to the caller: a bias b of the first layer adds then.sum((2, 3)) @ b to the second's.
     """
     _check_merge(first, then)
     return torch.einsum("omuv,mc->ocuv", then, first.flatten(1))

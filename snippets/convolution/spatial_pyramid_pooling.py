@@ -148,7 +148,8 @@ class SPPBlock(nn.Module):
 
 def _conv_norm_act(in_channels: int, out_channels: int) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.SiLU())
+    norm = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.03)  # as YOLOv5 sets them
+    return nn.Sequential(conv, norm, nn.SiLU())
 
 
 # --8<-- [end:blocks]

@@ -626,12 +626,14 @@ def bad_inputs():
         (dict(segments=whole(2, 5).bool()), TypeError, r"segments .* got torch.bool"),
         (dict(mask=whole(2, 5)), TypeError, r"mask must be torch.bool, got torch.int64"),
         (dict(mask=whole(2, 1, 5).bool()), ValueError, r"mask .* got \(2, 1, 5\), not \(2, 5\)"),
+        (dict(tokens=whole(2, 5) + 30), ValueError, r"tokens .* 0 to 22, got 30 to 30"),
+        (dict(segments=whole(2, 5) - 1), ValueError, r"segments .* 0 to 1, got -1 to -1"),
         (dict(selected=whole(2, 5)), ValueError, r"selected .* got \(2, 5\), torch.int64"),
         (dict(selected=whole(2).bool()), ValueError, r"selected .* got \(2,\), torch.bool"),
     ]
 
 
-@pytest.mark.parametrize(("change", "error", "message"), bad_inputs(), ids=range(10))
+@pytest.mark.parametrize(("change", "error", "message"), bad_inputs(), ids=range(12))
 def test_bad_input(change, error, message):
     good = dict(tokens=torch.zeros(2, 5, dtype=torch.int64))
     with pytest.raises(error, match=message):
@@ -646,23 +648,23 @@ def test_bad_sizes():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "error", "message"),
     [
-        (dict(tokens=torch.zeros(5, dtype=torch.int64)), r"got \(5,\), torch.int64"),
-        (dict(tokens=torch.zeros(2, 5)), r"got \(2, 5\), torch.float32"),
-        (dict(mask_token=30), r"in \[0, 30\), got 30"),
-        (dict(mask_token=-1), r"in \[0, 30\), got -1"),
-        (dict(rate=0.0), r"in \(0, 1\], got 0.0"),
-        (dict(rate=1.5), r"in \(0, 1\], got 1.5"),
+        (dict(tokens=torch.zeros(5, dtype=torch.int64)), ValueError, r"got \(5,\)"),
+        (dict(tokens=torch.zeros(2, 5)), TypeError, r"int64, got torch.float32"),
+        (dict(mask_token=30), ValueError, r"in \[0, 30\), got 30"),
+        (dict(mask_token=-1), ValueError, r"in \[0, 30\), got -1"),
+        (dict(rate=0.0), ValueError, r"in \(0, 1\], got 0.0"),
+        (dict(rate=1.5), ValueError, r"in \(0, 1\], got 1.5"),
     ],
     ids=range(6),
 )
-def test_bad_masking(change, message):
+def test_bad_masking(change, error, message):
     good = dict(
         tokens=torch.zeros(2, 5, dtype=torch.int64), special=[], mask_token=29, vocabulary=30
     )
     mask_tokens(**good)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         mask_tokens(**(good | change))
 
 

@@ -269,7 +269,8 @@ def test_probabilities_equal_those_of_transformers(temperature, top_k, seed):
 
 def test_temperature_zero_is_the_limit():
     logits = random(5, 9)
-    assert_same(token_probs(logits, 1e-5), token_probs(logits, 0))
+    for least in (1e-5, 1e-300):
+        assert_same(token_probs(logits, least), token_probs(logits, 0))
     assert token_probs(torch.tensor([1.0, 3.0, 3.0]), 0).tolist() == [0, 1, 0]
     assert_same(token_probs(logits, 1e12), torch.full((5, 9), 1 / 9, dtype=torch.float64))
 
@@ -576,6 +577,8 @@ def test_bad_cache():
         model(tokens(2, 5), cache)
     with pytest.raises(ValueError, match=r"3 entries, got 0"):
         model(tokens(2, 1), [])
+    with pytest.raises(ValueError, match=r"hold 1 sequences, got 2"):
+        model(tokens(1, 1), cache)
     narrow = [KeysValues(k[..., :2], v[..., :2]) for k, v in cache]
     with pytest.raises((ValueError, RuntimeError), match=r"2"):
         model(tokens(2, 1), narrow)

@@ -396,6 +396,18 @@ def test_gradient():
 # Edges ----------------------------------------------------------------------
 
 
+def test_blocks_under_autocast():
+    blocks = nn.Sequential(DepthwiseSeparableBlock(4, 6), DepthwiseSeparableBlock(6, 5))
+    x = torch.randn(2, 4, 7, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = blocks(x)
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert all(
+        p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in blocks.parameters()
+    )
+
+
 def test_empty():
     x, weight, bias = random_xwb(b=0)
     assert depthwise_conv2d(x, weight, bias).shape == (0, 12, 7, 7)

@@ -170,7 +170,7 @@ def test_parallel_equals_scipys_filter(kernels, h, w):
 @settings(max_examples=25)
 @given(h=sides, w=sides, k=odd, times=st.integers(0, 4), seed=seeds)
 def test_cascade_equals_parallel(h, w, k, times, seed):
-    """Bit by bit; all numbers differ, so the gradients agree as well."""
+    """Bit by bit; all numbers differ, so the gradients agree as well, up to rounding."""
     order = torch.randperm(2 * h * w, generator=torch.Generator().manual_seed(seed))
     x = (order.double() - h * w).reshape(1, 2, h, w)  # negative ones, too: zeros must not win
     kernels = [j * (k - 1) + 1 for j in range(1, times + 1)]
@@ -222,7 +222,7 @@ def test_block_equals_its_formula(cascade, training):
             mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
         else:
             mean, var = state[f"{prefix}.1.running_mean"], state[f"{prefix}.1.running_var"]
-        x = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+        x = (x - mean[:, None, None]) / (var[:, None, None] + 1e-3).sqrt()
         x = x * scale[:, None, None] + shift[:, None, None]
         return x * x.sigmoid()
 
@@ -258,6 +258,8 @@ def test_both_forms_of_the_block_share_their_weights():
     slow.load_state_dict(fast.state_dict())
     assert torch.equal(fast(x), slow(x))
     assert fast.mix[0].weight.shape == (4, 3 * 4, 1, 1)
+    norms = [m for m in fast.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.03)}  # YOLOv5's
 
 
 # Cost -------------------------------------------------------------------------
