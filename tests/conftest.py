@@ -1,6 +1,10 @@
 """Settings of all tests: the same examples on every run, no state carried from one to the next."""
 
+import os
 from collections.abc import Iterator
+
+# The tensors are small: more threads, here and in what the tests start, take four times as long.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
