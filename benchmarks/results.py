@@ -58,7 +58,7 @@ def load(suite: str, folder: Path = FOLDER) -> Run:
     file, beside = folder / f"{suite}.jsonl", folder / f"{suite}.manifest.json"
     for path in (file, beside):
         if not path.is_file():
-            raise ResultError(f"{path}: missing; measure with python -m benchmarks run {suite}")
+            raise ResultError(f"{path}: missing; measure with `python -m benchmarks run`")
     manifest = _parse(beside, 1, beside.read_text("utf-8"), MANIFEST)
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):

@@ -6,6 +6,7 @@ formulas   formulas to HTML by KaTeX
 glossary   one file: glossary page, tooltips, synonyms of the search
 labs       notebooks: executed once, rendered in both languages
 machines   what programs read: Markdown of each page, llms.txt, registry of the snippets
+measured   how fast our code is beside the library's, from benchmarks/results
 path       the learning path: navigation, lists of pages, what to read first
 search     the index of the search
 svg        set the figures into the page

@@ -25,7 +25,7 @@ LAB = "docs/labs/distribution_shift.py"
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what the build reads."""
     copy = tmp_path_factory.mktemp("project")
-    for name in ("docs", "hooks", "overrides", "snippets"):
+    for name in ("benchmarks", "docs", "hooks", "overrides", "snippets"):
         shutil.copytree(ROOT / name, copy / name)
     for name in ("mkdocs.yml", "mkdocs.zh.yml", "pyproject.toml", "requirements.txt"):
         shutil.copy(ROOT / name, copy)

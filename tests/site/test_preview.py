@@ -42,7 +42,7 @@ def wait_for(address: str, text: str) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the project under `make serve`, what it says in log.txt."""
     copy = tmp_path_factory.mktemp("preview")
-    for name in ("docs", "hooks", "overrides", "snippets", ".cache"):
+    for name in ("benchmarks", "docs", "hooks", "overrides", "snippets", ".cache"):
         shutil.copytree(ROOT / name, copy / name)
     for name in ("mkdocs.yml", "mkdocs.zh.yml", "pyproject.toml", "requirements.txt"):
         shutil.copy(ROOT / name, copy)
