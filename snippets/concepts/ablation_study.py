@@ -163,8 +163,9 @@ def effects(study: Study, order: int = 1) -> dict[tuple[str, ...], Tensor]:
         {names: (S,)}, in the order of the switches, small sets first.
 
     Raises:
-        ValueError: a run failed; or the cells cannot tell two of the effects apart, or one from
-            the mean. Higher orders, which are not asked for, are taken to be zero.
+        ValueError: a run failed; or two of the effects, or one and the mean, are not orthogonal
+            over the cells (aliased, or an unbalanced design such as leave one out). Higher
+            orders, which are not asked for, are taken to be zero.
     """
     _check_complete(study, order)
     sizes = range(1, order + 1)

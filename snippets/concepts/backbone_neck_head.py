@@ -347,12 +347,18 @@ class Assembly(nn.Module):
 
     def freeze(self, *names: str) -> None:
         """Keep these parts as they are, weights and running statistics, also after train()."""
-        for name in names:
-            if name not in self.parts():
-                raise ValueError(f"a part must be one of {list(self.parts())}, got {name!r}")
+        self._check_names(names)
         for name in names:
             self.parts()[name].requires_grad_(False)
         self.frozen |= set(names)
+        self.train(self.training)
+
+    def unfreeze(self, *names: str) -> None:
+        """Undo freeze: these parts get gradients again and follow train()."""
+        self._check_names(names)
+        for name in names:
+            self.parts()[name].requires_grad_(True)
+        self.frozen -= set(names)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Assembly":
@@ -361,6 +367,11 @@ class Assembly(nn.Module):
         for name in self.frozen:
             self.parts()[name].eval()
         return self
+
+    def _check_names(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if name not in self.parts():
+                raise ValueError(f"a part must be one of {list(self.parts())}, got {name!r}")
 
 
 # --8<-- [end:assembly]
@@ -383,9 +394,9 @@ class ParallelBackbones(Pyramid):
 
     def forward(self, images: Mapping[str, Tensor]) -> Features:
         """Maps of images that show the same scene, pixel on pixel."""
-        if list(images) != list(self.backbones):
+        if set(images) != set(self.backbones):
             raise ValueError(f"images must be {list(self.backbones)}, got {list(images)}")
-        maps: list[Features] = [self.backbones[name](x) for name, x in images.items()]
+        maps: list[Features] = [b(images[name]) for name, b in self.backbones.items()]
         return {s: torch.cat([m[s] for m in maps], dim=1) for s in self.out_channels}
 
 

@@ -60,9 +60,10 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     _check_ball(0.0, norm)
     if norm == "linf":
         return gradient.sign()
-    largest = gradient.flatten(1).abs().amax(1)  # (B,); squares of what is left do not underflow
-    scaled = gradient / _column(largest, gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
-    return scaled / _l2(scaled).clamp_min(1.0)
+    wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))  # float16 loses 1e-6
+    largest = wide.flatten(1).abs().amax(1)  # (B,); squares of what is left do not underflow
+    scaled = wide / _column(torch.where(largest > 0, largest, 1.0), wide)
+    return (scaled / _l2(scaled).clamp_min(1.0)).to(gradient.dtype)
 
 
 def random_in_ball(x: Tensor, eps: float, norm: Norm, generator: torch.Generator | None) -> Tensor:
@@ -128,7 +129,8 @@ def pgd(
     """Projected gradient ascent on the loss inside the ball of radius eps around x.
 
     Unlike Madry et al., who keep the last iterate, it returns the one of the highest loss, start
-    included, over all restarts.
+    included, over all restarts. With more than two classes the highest cross-entropy need not be
+    an error: pass loss=margin_loss to count errors.
 
     Args:
         model: maps (B, *) to logits (B, K), each example by itself; run in eval mode, its flags
@@ -256,7 +258,7 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return x.clone()
     height, width = (_blur_matrix(n, sigma, x) for n in x.shape[-2:])
-    return height @ x @ width.mT
+    return (height @ x @ width.mT).clamp(0, 1)  # rounding may leave the range
 
 
 def contrast(x: Tensor, factor: float) -> Tensor:
@@ -269,11 +271,11 @@ def contrast(x: Tensor, factor: float) -> Tensor:
 def _blur_matrix(n: int, sigma: float, like: Tensor) -> Tensor:
     """Row i holds the weights of the n pixels for output i: (n, n)."""
     radius = math.floor(4 * sigma + 0.5)
-    offset = torch.arange(-radius, radius + 1, device=like.device)
+    offset = torch.arange(-radius, radius + 1)
     weight = (-0.5 * (offset.double() / sigma) ** 2).softmax(0)  # (2r+1,)
-    place = (torch.arange(n, device=like.device)[:, None] + offset).clamp(0, n - 1)  # (n, 2r+1)
-    matrix = torch.zeros(n, n, dtype=torch.float64, device=like.device)
-    return matrix.scatter_add(1, place, weight.expand(n, -1)).to(like.dtype)
+    place = (torch.arange(n)[:, None] + offset).clamp(0, n - 1)  # (n, 2r+1)
+    matrix = torch.zeros(n, n, dtype=torch.float64)  # on the CPU: not every device has float64
+    return matrix.scatter_add(1, place, weight.expand(n, -1)).to(like)
 
 
 # --8<-- [end:corruptions]
@@ -283,7 +285,7 @@ def _blur_matrix(n: int, sigma: float, like: Tensor) -> Tensor:
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of (B, *) given the class y, (B,); in eval mode; nan without examples."""
     with _evaluating(model), torch.no_grad():
-        return (model(x).argmax(1) == y).double().mean().item()
+        return (model(x).argmax(1) == y).to("cpu", torch.float64).mean().item()
 
 
 def accuracy_curve(

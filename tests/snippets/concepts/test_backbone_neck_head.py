@@ -557,10 +557,11 @@ def test_modalities_that_do_not_fit():
     both = ParallelBackbones({"a": PlainBackbone(WIDTHS, 1), "b": PlainBackbone(WIDTHS, 1)})
     model = Assembly(both, IdentityNeck(both.out_channels), {})
     good = torch.zeros(2, 3, 16, 16)
-    model({"a": good, "b": good})
+    there = model.features({"a": good, "b": good + 1})[0]
+    back = model.features({"b": good + 1, "a": good})[0]  # names count, not the order
+    assert all(torch.equal(there[stride], back[stride]) for stride in there)
     for images, message in [
         ({"a": good}, r"images must be \['a', 'b'\], got \['a'\]"),
-        ({"b": good, "a": good}, r"got \['b', 'a'\]"),
         ({"a": good, "b": good[..., :8]}, r"equal B, H and W, got .*\(2, 3, 16, 8\)"),
         ({"a": good, "b": good[:1]}, r"equal B, H and W, got .*\(1, 3, 16, 16\)"),
         ({"a": good, "b": good[0]}, r"equal B, H and W, got .*\(3, 16, 16\)"),
@@ -613,6 +614,17 @@ def test_check_features_rounds_up():
     check_features("x", {8: torch.zeros(2, 5, 2, 1)}, {8: 5}, (9, 8))
     with pytest.raises(ValueError, match=r"x: stride 8 must be \(B, 5, 3, 1\)"):
         check_features("x", {8: torch.zeros(2, 5, 2, 1)}, {8: 5}, (17, 8))
+
+
+def test_unfreeze_undoes_freeze():
+    model = build(heads={"boxes": HEADS[0]}).train()
+    model.freeze("backbone", "neck")
+    model.unfreeze("backbone")
+    assert model.backbone.training and not model.neck.training and model.frozen == {"neck"}
+    assert all(p.requires_grad for p in model.backbone.parameters())
+    assert not any(p.requires_grad for p in model.neck.parameters())
+    with pytest.raises(ValueError, match=r"one of \['backbone', .*\], got 'body'"):
+        model.unfreeze("body")
 
 
 def test_freeze_names_the_parts():
