@@ -14,7 +14,7 @@ WORDS = {
     "en": {
         "head": "| Ours | Library | Forward | Forward and backward |",
         "tie": " (a tie)",
-        "to": "{:.2g} ({:.2g} to {:.2g})",
+        "to": "{} ({}–{})",
         "about": "How many times as long ours takes, in brackets the range over three passes; "
         "{shape}, {dtype}, one thread of an {device}, PyTorch {torch}{more}, {day}: "
         "[all rows]({up}{file}). `python -m benchmarks run` measures again.",
@@ -23,7 +23,7 @@ WORDS = {
     "zh": {
         "head": "| 本页 | 库函数 | 前向 | 前向加反向 |",
         "tie": "（持平）",
-        "to": "{:.2g}（{:.2g} 至 {:.2g}）",
+        "to": "{}（{}–{}）",
         "about": "本页代码耗时是库函数的多少倍，括号内为三轮的范围；{shape}，{dtype}，"
         "{device} 单线程，PyTorch {torch}{more}，{day}：[全部数据]({up}{file})。"
         "`python -m benchmarks run` 可重新测量。",
@@ -49,7 +49,7 @@ def set_table(markdown: str, path: Path, uri: str, lang: str) -> str:
     passes = [results.ratios(found, name, which) for which in results.PASSES]
     for both in zip(*passes, strict=True):
         cells = [
-            words["to"].format(r.median, r.low, r.high)
+            words["to"].format(*map(_number, (r.median, r.low, r.high)))
             + (words["tie"] if r.low <= 1 <= r.high else "")
             for r in both
         ]
@@ -69,3 +69,8 @@ def set_table(markdown: str, path: Path, uri: str, lang: str) -> str:
         file=FILE,
     )
     return markdown.replace(MARK, "\n".join([*table, "", about]))
+
+
+def _number(x: float) -> str:
+    """Two digits."""
+    return f"{x:.2f}" if x < 1 else f"{x:.1f}" if x < 10 else f"{x:.0f}"

@@ -56,7 +56,7 @@ def test_table_of_a_page() -> None:
         name = "attention/scaled_dot_product_attention.md"
         table = measured.set_table(f"a\n\n{measured.MARK}\n\nb", path, name, lang)
         ratio = results.ratios(results.load("operations"), name.removesuffix(".md"), "forward")[0]
-        assert f"| {ratio.median:.2g}" in table and "../benchmarks/operations.jsonl" in table
+        assert f"| {ratio.median:.1f}" in table and "../benchmarks/operations.jsonl" in table
 
 
 def test_a_mark_without_measurements(tmp_path: Path) -> None:
