@@ -54,6 +54,7 @@ ENDING = re.compile(
 
 NO_WORDS = frozenset(QUESTIONS + FILLERS)
 
+TERM = 100000  # how common a term of ours is made, beside the words of the dictionary
 WORD = re.compile(r"[\u4e00-\u9fff]+|[^\W\d_\u4e00-\u9fff][^\W_\u4e00-\u9fff]+")
 LEFT_OUT = re.compile(
     r'<(span|div) class="arithmatex">.*?</\1>|<figure.*?</figure>|<p class="path">.*?</p>'
@@ -63,6 +64,7 @@ LEFT_OUT = re.compile(
 CODE = re.compile(r"<pre>.*?</pre>", re.DOTALL)
 NAME = re.compile(r'<span class="n[fc]">(\w+)</span>')  # of a function or class, at its definition
 HEADING = re.compile(r'<h([1-6]) id="([^"]+)"[^>]*>(.*?)</h\1>', re.DOTALL)
+LINK = re.compile(r"<a [^>]*>(.*?)</a>", re.DOTALL)
 HEADERLINK = re.compile(r'<a class="headerlink".*?</a>', re.DOTALL)
 
 
@@ -80,6 +82,9 @@ def read(page: Page) -> list[Section]:
     html = LEFT_OUT.sub("", page.content or "")
     html = CODE.sub(lambda block: " ".join(NAME.findall(block[0])), HEADERLINK.sub("", html))
     _, *parts = HEADING.split(html)
+    for at, name in enumerate(parts[1::4]):
+        if name == "references":  # the titles; first authors are named in the text
+            parts[4 * at + 3] = " ".join(LINK.findall(parts[4 * at + 3]))
     heads = zip(parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True)
     return [
         Section(page.url if level == "1" else f"{page.url}#{id}", _plain(title), _plain(text))
@@ -130,6 +135,8 @@ def condense(
         for word in set() if is_list else _words(section.text):
             places[word].append(len(docs))
         docs.append(doc)
+    for word in [word for word in places if _says_little(word, len(places[word]))]:
+        del places[word]
     lines = (f"{word} {_gaps(places[word])}" for word in sorted(places))
     synonyms = [
         [t["en"], t["zh"], *t.get("also", []), "".join(lazy_pinyin(t["zh"]))]
@@ -171,6 +178,17 @@ def _words(text: str) -> set[str]:
     return found - NO_WORDS
 
 
+def _says_little(word: str, sections: int) -> bool:
+    """Common in Chinese at large, and yet in one or two sections only: it just happened to be used.
+
+    Half of the Chinese words stand in one section, and the index would double.
+    """
+    if sections > 2 or not HAN.match(word):
+        return False
+    common = _segmenter().FREQ.get(word, 0)
+    return (100, 1000)[sections - 1] <= common < TERM
+
+
 @cache
 def _segmenter() -> jieba.Tokenizer:
     """Cuts Chinese into words; it knows our terms."""
@@ -179,7 +197,7 @@ def _segmenter() -> jieba.Tokenizer:
     for term in glossary.load():
         for name in glossary.names(term, "zh"):
             if HAN.search(name):
-                cut.add_word(name, 100000)
+                cut.add_word(name, TERM)
     return cut
 
 

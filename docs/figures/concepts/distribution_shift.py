@@ -26,7 +26,7 @@ def normal(x, mean=0.0, std=1.0):
 
 def kinds(t):
     """What moves and what stays, computed from two Gaussian classes."""
-    x = torch.linspace(-4, 4, 33)
+    x = torch.linspace(-4, 4, 25)
     p_x = (normal(x, -1) + normal(x, 1)) / 2
     p_1 = (2 * x).sigmoid()  # P(y = 1 | x) of the source
 

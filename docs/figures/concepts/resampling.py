@@ -84,7 +84,7 @@ def aliasing(t):
         (t("antialiased\nbilinear", "抗混叠\n双线性"), even + 0.5, smooth, GREEN),
     ]
     figure, (ax,) = new(6, 3.5)
-    fine = torch.linspace(0, n - 1, 800, dtype=torch.float64)
+    fine = torch.linspace(0, n - 1, 400, dtype=torch.float64)
     ax.plot(fine, torch.cos(2 * math.pi * frequency * fine), color=INK, lw=0.6, alpha=0.6)
     ax.plot(range(n), x[0, 0], color=INK, ls="", marker="o", ms=2.5)
     ax.text(40.2, 0, t("input", "输入"), va="center")
