@@ -236,6 +236,7 @@ def name_landmarks(html: str) -> str:
     """Name what the theme leaves without a name that a screen reader could say."""
     html = html.replace(' role="dialog">', f' role="dialog" aria-label="{SEARCH[State.lang]}">', 1)
     html = html.replace(*SKIP, 1)
+    html = html.replace('_label" tabindex="0">', '_label">')  # site.js puts a button inside
     tags = '<nav class="md-tags"'
     html = html.replace(tags, f'{tags} aria-label="{TAGS[State.lang]}"', 1)
     return NAMELESS.sub(r'aria-label="\3"\2', html)
