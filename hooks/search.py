@@ -17,9 +17,8 @@ from typing import Any
 
 import jieba
 from mkdocs.structure.pages import Page
-from pypinyin import lazy_pinyin
 
-from hooks import ROOT, glossary
+from hooks import CACHE, ROOT, glossary
 from hooks.content import Entry
 from hooks.glossary import HAN
 
@@ -138,10 +137,8 @@ def condense(
     for word in [word for word in places if _says_little(word, len(places[word]))]:
         del places[word]
     lines = (f"{word} {_gaps(places[word])}" for word in sorted(places))
-    synonyms = [
-        [t["en"], t["zh"], *t.get("also", []), "".join(lazy_pinyin(t["zh"]))]
-        for t in glossary.load()
-    ]
+    typed = _pinyin([term["zh"] for term in glossary.load()])
+    synonyms = [[t["en"], t["zh"], *t.get("also", []), typed[t["zh"]]] for t in glossary.load()]
     return {
         # What the theme is to hand on to the worker has to stand here or in `docs`.
         "config": config
@@ -176,6 +173,19 @@ def _words(text: str) -> set[str]:
         else:
             found.add(ENDING.sub("", run))
     return found - NO_WORDS
+
+
+def _pinyin(names: list[str]) -> dict[str, str]:
+    """How each is typed in Latin letters; kept, since the library is slow to load."""
+    file = CACHE / "pinyin.json"
+    known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if not known.keys() >= set(names):
+        from pypinyin import lazy_pinyin
+
+        known = {name: "".join(lazy_pinyin(name)) for name in names}
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(known, ensure_ascii=False), "utf-8")
+    return known
 
 
 def _says_little(word: str, sections: int) -> bool:
