@@ -22,6 +22,7 @@ PYTHON_BLOCKS = [
 
 
 # Two seeds: what a block prints must not hang on one that its reader does not see.
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(("path", "block"), PYTHON_BLOCKS)
 def test_block_runs_and_prints_what_is_shown(
