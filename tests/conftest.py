@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 # The tensors are small: more threads, here and in what the tests start, take four times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Kernels run on the CPU, one operation at a time.
+os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
 import torch

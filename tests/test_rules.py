@@ -159,8 +159,9 @@ def test_snippet_has_the_shape_of_the_house(path: Path) -> None:
             continue
         for module in modules:
             top = module.split(".")[0]
-            assert top == "torch" or top in sys.stdlib_module_names, (
-                f"imports {module}; a snippet needs torch and other snippets (from .name import …)"
+            assert top in ("torch", "triton") or top in sys.stdlib_module_names, (
+                f"imports {module}; a snippet needs torch (and what comes with it, Triton) "
+                "and other snippets (from .name import …)"
             )
     doc = ast.get_docstring(tree) or ""
     for word in ("Paper", "Needs:", "Axes:"):
