@@ -1,122 +1,233 @@
 """The commands.
 
-python -m benchmarks run [WORD]   measure the operations whose page contains WORD, on one CPU thread
-python -m benchmarks check        hold the stored results against their schema
+python -m benchmarks run --suite NAME   measure a suite, or all; on a CUDA GPU if there is one
+python -m benchmarks tune --suite NAME  measure the candidates for a kernel's configuration
+python -m benchmarks compare A B        two folders of results, row by row, ties marked
+python -m benchmarks report             the tables that the pages show, from the files
+python -m benchmarks check              hold stored results against schema and arithmetic
 """
 
 import argparse
 import datetime
-import importlib.metadata
-import platform
-import subprocess
+import hashlib
 import sys
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import results
-from benchmarks.operations import SEED, operations
-from benchmarks.timing import compare
+from benchmarks import machine, report, results, runner, suites
+from benchmarks.timing import clock, one_thread
 
-ROOT = Path(__file__).parents[1]
-
-
-def run(word: str, seconds: float, folder: Path, small: bool = False) -> None:
-    """Measure, and store once all is measured."""
-    run_id = uuid.uuid4().hex[:12]
-    exact = {op.page: op for op in operations(torch.float64, small)}
-    rows: list[dict[str, Any]] = []
-    chosen = [op for op in operations(small=small) if word in op.page]
-    if not chosen:
-        sys.exit(f"no operation has '{word}' in its name; there are {', '.join(sorted(exact))}")
-    start = time.monotonic()
-    for number, op in enumerate(chosen):
-        left = (time.monotonic() - start) / number * (len(chosen) - number) if number else 0
-        print(f"{number + 1}/{len(chosen)} {op.page}" + (f", {left:.0f} s left" if left else ""))
-        with torch.no_grad():
-            expected = next(iter(exact[op.page].library.values()))()
-        for name in results.PASSES:
-            backward = name != "forward"
-            candidates = op.candidates()
-            measured = compare(candidates, backward, seconds)
-            for backend, candidate in candidates.items():
-                with torch.no_grad():
-                    error = (candidate.run().double() - expected).norm() / expected.norm()
-                row = {
-                    "run_id": run_id,
-                    "suite": "operations",
-                    "op": op.page,
-                    "shape": op.shape,
-                    "dtype": "float32",
-                    "pass": name,
-                    "backend": backend,
-                    "ours": backend in op.ours,
-                    **measured[backend],
-                    "error": {"reference": "float64", "rel_l2": error.item()},
-                }
-                rows.append(row)
-    manifest = {
-        "schema_version": 1,
-        "run_id": run_id,
-        "utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": f"python -m benchmarks {' '.join(sys.argv[1:])}",
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", "snippets", "benchmarks/*.py")),
-        "device": _processor(),
-        "threads": 1,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": importlib.metadata.version("transformers"),
-        "seed": SEED,
-    }
-    results.save("operations", results.Run(manifest, rows), folder)
-    _print(results.load("operations", folder))
+KERNELS = sorted((machine.ROOT / "snippets" / "kernels").glob("*.py"))
+PARTIAL = ".partial"
+DEADLINE = "deadline"
 
 
-def _print(found: results.Run) -> None:
-    for op in dict.fromkeys(row["op"] for row in found.rows):
-        for name in results.PASSES:
-            for ratio in results.ratios(found, op, name):
-                print(
-                    f"{op:<46}{name:<22}{ratio.ours:<30}{ratio.median:6.2f} "
-                    f"({ratio.low:.2f} to {ratio.high:.2f}) × {ratio.library}"
-                )
+class Session:
+    """One call of `run` or `tune`: what all its suites share."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.device = torch.device(given.device)
+        self.clock = clock(self.device)
+        self.seconds = given.seconds or (1.0 if self.device.type == "cpu" else 0.15)
+        self.start = time.monotonic()
+        self.folder: Path = given.out or results.FOLDER / machine.folder(self.device)
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self.given.deadline - (time.monotonic() - self.start)
+
+    def manifest(self, suite: str) -> dict[str, Any]:
+        """Of a run that begins."""
+        texts = b"".join(path.read_bytes() for path in KERNELS)
+        return {
+            "schema_version": 2,
+            "run_id": uuid.uuid4().hex[:12],
+            "suite": suite,
+            "utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": f"python -m benchmarks {' '.join(sys.argv[1:])}",
+            **machine.source(),
+            "device": machine.describe(self.device),
+            "versions": machine.versions(),
+            "flags": {
+                "tf32": torch.backends.cuda.matmul.allow_tf32,
+                "benchmark": torch.backends.cudnn.benchmark,
+                "deterministic": torch.are_deterministic_algorithms_enabled(),
+            },
+            "ceilings": [],
+            "l2_policy": "overwritten before each call; graphs rotate over inputs beyond its size",
+            "seed": suites.SEED,
+            "tuned_config_sha256": hashlib.sha256(texts).hexdigest(),
+            "deadline_hit": False,
+        }
 
 
-def _git(*args: str) -> str:
-    command = ["git", *args]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return result.stdout.strip()
+def run(session: Session, suite: str, cells: Iterable[suites.Cell]) -> results.Run:
+    """Measure a suite; go on with a run that was broken off."""
+    manifest, rows = _resume(session, suite)
+    done = {results.cell(row) for row in rows}
+    small = session.given.small
+    todo = [cell for cell in cells if session.given.only in cell.label]
+    if not todo and suite != "ceilings":
+        print(f"{suite}: nothing to measure on this device")
+        return results.Run(manifest, [])
+    results.save(suite, results.Run(manifest, rows), session.folder, PARTIAL)
+
+    def ceilings(when: str) -> None:
+        found = machine.ceilings(session.device, session.clock, when, small)
+        manifest["ceilings"] += found
+        results.save(suite, results.Run(manifest, rows), session.folder, PARTIAL)
+
+    sampler = machine.Sampler(session.device)
+    try:
+        if not done:
+            ceilings("start")
+        begin, measured = time.monotonic(), 0
+        for number, cell in enumerate(todo):
+            if results.cell(vars(cell)) in done:
+                continue
+            if session.left() <= 0:
+                manifest["deadline_hit"] = True
+                new = list(runner.skipped(cell, DEADLINE))
+            else:
+                spent = time.monotonic() - begin
+                left = spent / measured * (len(todo) - number) if measured else 0
+                left = min(left, session.left())
+                text = f", {left:.0f} s left" if left else ""
+                print(f"{number + 1}/{len(todo)} {cell.label}{text}", flush=True)
+                args = (session.device, session.clock, sampler, session.seconds)
+                new = list(runner.rows(cell, *args))
+                measured += 1
+            new = [{"run_id": manifest["run_id"], **row} for row in new]
+            rows += new
+            results.append(suite, new, session.folder, PARTIAL)
+            if number == len(todo) // 2:
+                ceilings("middle")
+        ceilings("end")
+    finally:
+        sampler.stop()
+    found = results.Run(manifest, rows)
+    for row in rows:
+        row |= results.derived(row, found.ceilings())
+    results.save(suite, found, session.folder)
+    results.remove(suite, session.folder, PARTIAL)
+    return found
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def _resume(session: Session, suite: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A run that was broken off or met its deadline, of the same machine and code; or a new."""
+    fresh = session.manifest(suite)
+    same = ("device", "versions", "tuned_config_sha256", "seed")
+    for ending in (PARTIAL, ""):
+        try:
+            found = results.load(suite, session.folder, ending)
+        except results.ResultError as error:
+            if ending and "missing" not in str(error):
+                raise
+            continue
+        if not ending and not found.manifest["deadline_hit"]:
+            continue
+        other = [name for name in same if found.manifest[name] != fresh[name]]
+        if not other:
+            rows = [row for row in found.rows if row["reason"] != DEADLINE]
+            print(f"{suite}: going on with run {found.manifest['run_id']}, {len(rows)} rows")
+            return found.manifest | {"deadline_hit": False}, rows
+        if ending:
+            raise results.ResultError(
+                f"{session.folder}: {suite}{ending} is of another {' and '.join(other)}; "
+                "delete it, or write elsewhere with --out"
+            )
+    return fresh, []
+
+
+def compare(a: Path, b: Path) -> None:
+    """Row by row how many times as long B takes as A."""
+    common = [suite for suite in results.suites(a) if suite in results.suites(b)]
+    if not common:
+        sys.exit(f"{a} and {b} have no suite in common; give two folders with .jsonl files")
+    for suite in common:
+        for line in report.compared(results.check(suite, a), results.check(suite, b)):
+            print(line)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    measure = commands.add_parser("run", help="measure the operations on one CPU thread")
-    measure.add_argument("word", nargs="?", default="", help="only pages that contain this")
-    measure.add_argument("--seconds", type=float, default=3.0, help="for each function and pass")
-    measure.add_argument("--out", type=Path, default=results.FOLDER, help="where results go")
-    check = commands.add_parser("check", help="hold stored results against their schema")
-    check.add_argument("folder", nargs="?", type=Path, default=results.FOLDER)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    known = {"run": [*suites.NAMES, "ceilings", "all"], "tune": list(suites.TUNED)}
+    for name, text in (("run", "measure"), ("tune", "measure a kernel's configurations")):
+        command = commands.add_parser(name, help=text)
+        add = command.add_argument
+        add("--suite", choices=known[name], required=True)
+        add("--only", default="", help="cells whose line contains this; needs --out")
+        add("--device", default=default, help="cpu, cuda, cuda:1; default %(default)s")
+        add("--small", action="store_true", help="sizes of seconds, to try it out; needs --out")
+        add("--seconds", type=float, help="for each function and pass; 1 on a CPU, 0.15 on a GPU")
+        add("--deadline", type=float, default=float("inf"), help="seconds in all")
+        add("--out", type=Path, help="folder; default benchmarks/results/<machine>")
+    command = commands.add_parser("compare", help="two folders of results")
+    command.add_argument("a", type=Path)
+    command.add_argument("b", type=Path)
+    command = commands.add_parser("report", help="the tables of the pages")
+    command.add_argument("folder", nargs="*", type=Path)
+    command = commands.add_parser("check", help="hold results against schema and arithmetic")
+    command.add_argument("folder", nargs="*", type=Path)
     given = parser.parse_args(arguments)
     try:
-        if given.command == "run":
-            run(given.word, given.seconds, given.out)
+        if given.command in ("run", "tune"):
+            _measure(given)
+        elif given.command == "compare":
+            compare(given.a, given.b)
         else:
-            _print(results.load("operations", given.folder))
+            _stored(given.command, given.folder)
     except results.ResultError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("\nStopped; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _measure(given: argparse.Namespace) -> None:
+    if (given.only or given.small) and not given.out:
+        sys.exit("--only and --small measure a part: say with --out where that goes")
+    session = Session(given)
+    if given.command == "tune":
+        cells = suites.tuning_cells(given.suite, session.device, given.small)
+        chosen = {f"tuning-{given.suite}": cells}
+    else:
+        names = suites.NAMES if given.suite == "all" else [given.suite]
+        chosen = {
+            name: suites.cells(name, session.device, given.small) if name != "ceilings" else []
+            for name in names
+        }
+    with one_thread():
+        for suite, cells in chosen.items():
+            for line in report.summary(run(session, suite, cells)):
+                print(line)
+
+
+def _stored(command: str, folders: list[Path]) -> None:
+    """Check, or print, what is stored; all machines when none is named."""
+    folders = folders or sorted(path for path in results.FOLDER.iterdir() if path.is_dir())
+    for folder in folders:
+        names = results.suites(folder)
+        if not names:
+            raise results.ResultError(f"{folder}: missing; measure with `python -m benchmarks run`")
+        for suite in names:
+            found = results.check(suite, folder)
+            print(f"{folder / suite}.jsonl: {len(found.rows)} rows")
+            if command == "report":
+                print("\n".join(report.summary(found)))
 
 
 if __name__ == "__main__":

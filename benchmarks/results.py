@@ -1,40 +1,22 @@
-"""What was measured: JSON Lines, one row a function and pass, beside a manifest of the machine."""
+"""Files of results: JSON Lines, one row a function and pass, beside a manifest of the run.
+
+A run writes <suite>.partial.jsonl while it goes on and renames at its end, so that what was
+published stays until the new is whole, and a run that was broken off can go on.
+"""
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks import work
+
 FOLDER = Path(__file__).parent / "results"
-MANIFEST = {
-    "schema_version": int,
-    "run_id": str,
-    "utc": str,
-    "command": str,
-    "commit": str,
-    "dirty": bool,
-    "device": str,
-    "threads": int,
-    "python": str,
-    "torch": str,
-    "transformers": str,
-    "seed": int,
-}
-ROW = {
-    "run_id": str,
-    "suite": str,
-    "op": str,
-    "shape": str,
-    "dtype": str,
-    "pass": str,
-    "backend": str,
-    "ours": bool,
-    "times_ms": dict,
-    "pass_medians": list,
-    "error": dict,
-}
-PASSES = ("forward", "forward and backward")
+SCHEMA = Path(__file__).parent / "schema.json"
+SHOWN = {"cpu": "cpu", "gpu": "nvidia-h200"}  # the folders that the pages quote
 
 
 class ResultError(ValueError):
@@ -48,45 +30,145 @@ class Run:
     manifest: dict[str, Any]
     rows: list[dict[str, Any]]
 
+    def ceilings(self) -> dict[str, float]:
+        """Each ceiling, the middle one of those measured at start, middle and end."""
+        found: dict[str, list[float]] = {}
+        for ceiling in self.manifest["ceilings"]:
+            found.setdefault(ceiling["kind"], []).append(ceiling["value"])
+        return {kind: sorted(values)[len(values) // 2] for kind, values in found.items()}
 
-def load(suite: str, folder: Path = FOLDER) -> Run:
-    """The newest results of a suite, checked.
+
+def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a row is about; the same in two runs."""
+    return (*cell(row), row["pass"], row["backend"])
+
+
+def cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What rows are compared within, over both passes."""
+    shape = row["shape"]
+    text = shape if isinstance(shape, str) else json.dumps(shape)
+    return (row["suite"], row["op"], text, row["dtype"], row["causal"])
+
+
+def load(suite: str, folder: Path = FOLDER / "cpu", ending: str = "") -> Run:
+    """The results of a suite; whole files with the right fields, see `check` for the rest.
 
     Raises:
         ResultError: a file is missing, cut off or corrupted.
     """
-    file, beside = folder / f"{suite}.jsonl", folder / f"{suite}.manifest.json"
+    file, beside = _paths(suite, folder, ending)
     for path in (file, beside):
         if not path.is_file():
-            raise ResultError(f"{path}: missing; measure with `python -m benchmarks run`")
-    manifest = _parse(beside, 1, beside.read_text("utf-8"), MANIFEST)
+            command = f"python -m benchmarks run --suite {suite}"
+            raise ResultError(f"{path}: missing; measure with `{command}`")
+    manifest = _parse(beside, 1, beside.read_text("utf-8"), "manifest")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-        row = _parse(file, number, line, ROW)
-        _check(file, number, row, manifest)
+        row = _parse(file, number, line, "row")
+        if row["run_id"] != manifest["run_id"]:
+            raise ResultError(f"{file}:{number}: run {row['run_id']} is not the manifest's")
         rows.append(row)
-    seen = {(row["op"], row["pass"], row["backend"]) for row in rows}
-    if len(seen) != len(rows) or not rows:
+    if len({key(row) for row in rows}) != len(rows) or not (rows or ending or suite == "ceilings"):
         raise ResultError(f"{file}: no rows, or one twice")
-    for op, name in {(row["op"], row["pass"]) for row in rows}:
-        kinds = {row["ours"] for row in rows if (row["op"], row["pass"]) == (op, name)}
-        if kinds != {True, False}:
-            raise ResultError(f"{file}: {op}, {name}: ours or the library's row is missing")
     return Run(manifest, rows)
 
 
-def save(suite: str, run: Run, folder: Path = FOLDER) -> None:
-    """Write a run; both files at the end, so that a run that was broken off changes nothing."""
+def save(suite: str, run: Run, folder: Path, ending: str = "") -> None:
+    """Write a run; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in run.rows)
-    (folder / f"{suite}.jsonl").write_text(text, "utf-8")
-    manifest = json.dumps(run.manifest, ensure_ascii=False, indent=1) + "\n"
-    (folder / f"{suite}.manifest.json").write_text(manifest, "utf-8")
+    file, beside = _paths(suite, folder, ending)
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in run.rows)
+    manifest = json.dumps(run.manifest, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    for path, text in ((beside, manifest), (file, lines)):
+        new = path.with_name(path.name + ".new")
+        new.write_text(text, "utf-8")
+        new.replace(path)
+
+
+def append(suite: str, rows: Iterable[Mapping[str, Any]], folder: Path, ending: str) -> None:
+    """Add rows to a run under way."""
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    with _paths(suite, folder, ending)[0].open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def remove(suite: str, folder: Path, ending: str) -> None:
+    """Delete a run's files."""
+    for path in _paths(suite, folder, ending):
+        path.unlink(missing_ok=True)
+
+
+def suites(folder: Path) -> list[str]:
+    """Those with results in a folder."""
+    files = [path.name.removesuffix(".jsonl") for path in folder.glob("*.jsonl")]
+    return sorted(name for name in files if "." not in name)
+
+
+def check(suite: str, folder: Path = FOLDER / "cpu") -> Run:
+    """Hold a suite's files against the schema, and recompute all that follows from other fields.
+
+    Raises:
+        ResultError: naming file and line.
+    """
+    import jsonschema
+
+    run = load(suite, folder)
+    file, beside = _paths(suite, folder, "")
+    validators = {
+        what: jsonschema.Draft202012Validator(_schema() | {"$ref": f"#/$defs/{what}"})
+        for what in ("manifest", "row")
+    }
+    _validate(validators["manifest"], f"{beside}:1", run.manifest)
+    ceilings = run.ceilings()
+    for number, row in enumerate(run.rows, 1):
+        where = f"{file}:{number}"
+        _validate(validators["row"], where, row)
+        _check_row(where, row, ceilings)
+    for ours, theirs in _sides(run.rows):
+        if not (ours and theirs):
+            raise ResultError(f"{file}: a comparison lacks ours or the library's rows")
+    return run
+
+
+def _check_row(where: str, row: dict[str, Any], ceilings: dict[str, float]) -> None:
+    measured = ("times_ms", "pass_medians", "method", "error")
+    if row["status"] != "ok":
+        if not row["reason"] or any(row[field] for field in measured[:3]):
+            raise ResultError(f"{where}: status {row['status']} needs a reason and no times")
+        return
+    if not all(row[field] for field in measured):
+        raise ResultError(f"{where}: status ok needs times, method and error")
+    times = row["times_ms"]
+    order = [times[name] for name in ("min", "p20", "median", "p80")]
+    if order != sorted(order) or not times["min"] <= times["mean"]:
+        raise ResultError(f"{where}: times are out of order, got {order}")
+    if row["error"]["rel_l2"] > row["error"]["tolerance"]:
+        raise ResultError(f"{where}: the result is wrong by {row['error']['rel_l2']}")
+    for field, value in derived(row, ceilings).items():
+        there = row[field]
+        close = isinstance(value, float) and there and math.isclose(there, value, rel_tol=1e-9)
+        if not (close or there == value):
+            raise ResultError(f"{where}: {field} is {row[field]!r}, recomputed {value!r}")
+
+
+def derived(row: Mapping[str, Any], ceilings: Mapping[str, float]) -> dict[str, Any]:
+    """The fields that follow from shape, times and ceilings; empty where work is not counted."""
+    amount = work.work(row)
+    if amount is None:
+        return {}
+    found: dict[str, Any] = dict(flops=amount.flops, bytes=amount.bytes, exps=amount.exps)
+    found["floor_ms"], found["bound"] = work.floor(amount, ceilings)
+    if row["status"] == "ok":
+        seconds = row["times_ms"]["median"] / 1000
+        found["tflops"] = amount.flops / seconds / 1e12
+        found["gbps"] = amount.bytes / seconds / 1e9
+        found["fraction_of_floor"] = found["floor_ms"] / row["times_ms"]["median"]
+    return found
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long ours takes as the fastest library function does."""
+    """How many times as long one row takes as another."""
 
     ours: str
     library: str
@@ -94,53 +176,69 @@ class Ratio:
     median: float
     high: float
 
+    @property
+    def tie(self) -> bool:
+        """The spread covers both outcomes."""
+        return self.low <= 1 <= self.high
 
-def ratios(run: Run, op: str, name: str) -> list[Ratio]:
-    """Each of our functions against the best peer, for one operation and pass."""
-    rows = [row for row in run.rows if (row["op"], row["pass"]) == (op, name)]
-    peer = min((r for r in rows if not r["ours"]), key=lambda r: r["times_ms"]["median"])
-    found: list[Ratio] = []
+
+def ratio(mine: Mapping[str, Any], peer: Mapping[str, Any]) -> Ratio:
+    """Of two rows that were measured in turns, or of the same row in two runs."""
+    pairs = zip(mine["pass_medians"], peer["pass_medians"], strict=True)
+    spread = [ours / theirs for ours, theirs in pairs]
+    middle = mine["times_ms"]["median"] / peer["times_ms"]["median"]
+    low, high = min(*spread, middle), max(*spread, middle)
+    return Ratio(mine["backend"], peer["backend"], low, middle, high)
+
+
+def ratios(rows: Iterable[Mapping[str, Any]]) -> list[Ratio]:
+    """Each of our functions against the fastest of the libraries', within one cell and pass."""
+    rows = [row for row in rows if row["status"] == "ok"]
+    peers = [row for row in rows if not row["ours"]]
+    if not peers:
+        return []
+    peer = min(peers, key=lambda row: row["times_ms"]["median"])
+    return [ratio(row, peer) for row in rows if row["ours"]]
+
+
+def _sides(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Rows of ours and of libraries, by cell; a ladder has ours alone."""
+    count: dict[tuple[Any, ...], list[int]] = {}
     for row in rows:
-        if row["ours"]:
-            by_pass = zip(row["pass_medians"], peer["pass_medians"], strict=True)
-            spread = [mine / theirs for mine, theirs in by_pass]
-            middle = row["times_ms"]["median"] / peer["times_ms"]["median"]
-            low, high = min(*spread, middle), max(*spread, middle)
-            found.append(Ratio(row["backend"], peer["backend"], low, middle, high))
-    return found
+        if row["op"] != "ladder" and row["reason"] != "deadline":
+            count.setdefault((*cell(row), row["pass"]), [0, 0])[0 if row["ours"] else 1] += 1
+    return [(ours, theirs) for ours, theirs in count.values()]
 
 
-def _parse(path: Path, number: int, text: str, fields: dict[str, type]) -> dict[str, Any]:
+def _paths(suite: str, folder: Path, ending: str) -> tuple[Path, Path]:
+    return folder / f"{suite}{ending}.jsonl", folder / f"{suite}{ending}.manifest.json"
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return json.loads(SCHEMA.read_text("utf-8"))
+
+
+def _parse(path: Path, number: int, text: str, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
+        found = json.loads(text, parse_constant=_refuse)
+    except ValueError as error:
         raise ResultError(f"{path}:{number}: not JSON, cut off? ({error})") from None
-    if not isinstance(found, dict) or found.keys() != fields.keys():
-        names = sorted(found) if isinstance(found, dict) else type(found).__name__
-        raise ResultError(f"{path}:{number}: fields must be {sorted(fields)}, got {names}")
-    for name, kind in fields.items():
-        if type(found[name]) is not kind:
-            raise ResultError(
-                f"{path}:{number}: {name} must be {kind.__name__}, got {found[name]!r}"
-            )
+    fields = set(_schema()["$defs"][what]["required"])
+    if not isinstance(found, dict) or found.keys() != fields:
+        names = sorted(found.keys() ^ fields) if isinstance(found, dict) else type(found).__name__
+        raise ResultError(f"{path}:{number}: fields are missing or unknown: {names}")
     return found
 
 
-def _check(path: Path, number: int, row: dict[str, Any], manifest: dict[str, Any]) -> None:
-    where = f"{path}:{number}"
-    if row["run_id"] != manifest["run_id"]:
-        raise ResultError(f"{where}: run {row['run_id']} is not the manifest's")
-    if row["pass"] not in PASSES:
-        raise ResultError(f"{where}: pass must be one of {PASSES}, got {row['pass']!r}")
-    times, error = row["times_ms"], row["error"]
-    if times.keys() != {"n", "min", "p20", "median", "p80", "mean"} or not error.keys() == {
-        "reference",
-        "rel_l2",
-    }:
-        raise ResultError(f"{where}: times_ms or error lacks a field")
-    numbers = [*times.values(), *row["pass_medians"], error["rel_l2"]]
-    if not all(isinstance(x, int | float) and math.isfinite(x) and x >= 0 for x in numbers):
-        raise ResultError(f"{where}: a number is negative, not finite or no number")
-    order = [times[k] for k in ("min", "p20", "median", "p80")]
-    if order != sorted(order) or not times["min"] <= times["mean"]:
-        raise ResultError(f"{where}: times are out of order, got {order}")
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _validate(validator: Any, where: str, found: dict[str, Any]) -> None:
+    from jsonschema.exceptions import best_match
+
+    error = best_match(validator.iter_errors(found))
+    if error:
+        field = ".".join(map(str, error.absolute_path)) or "it"
+        raise ResultError(f"{where}: {field}: {error.message}")

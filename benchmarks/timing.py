@@ -1,30 +1,74 @@
-"""Timing functions against each other on a CPU, in turns, so that a busy machine hits all alike."""
+"""Timing calls, in turns, so that a busy machine hits all alike."""
 
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
 
-PASSES = 3  # rounds over all functions, in random order
+Step = Callable[[], object]
+ROUNDS = 3  # passes over all functions, in random order
 
 
-@dataclass
-class Candidate:
-    """Something to be timed, and what it may be asked to differentiate by."""
+class Clock:
+    """Times calls on a CPU."""
 
-    run: Callable[[], Tensor]
-    leaves: Sequence[Tensor]
-    passes: list[list[float]] = field(default_factory=list)  # seconds of every call, by pass
+    def calls(self, step: Step, seconds: float) -> list[float]:
+        """Seconds of each of at least three calls, that together take about `seconds`."""
+        times: list[float] = []
+        while len(times) < 3 or sum(times) < seconds:
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        return times
+
+    def graph(self, steps: Sequence[Step]) -> tuple[Step, int]:
+        """All steps as one, and how many they are."""
+        return lambda: [step() for step in steps], len(steps)
+
+
+class DeviceClock(Clock):
+    """Times calls on a GPU by its events; the L2 cache is overwritten before each call."""
+
+    def __init__(self, device: torch.device) -> None:
+        size = torch.cuda.get_device_properties(device).L2_cache_size
+        self._cache = torch.empty(max(2 * size, 2**26), dtype=torch.int8, device=device)
+
+    def calls(self, step: Step, seconds: float) -> list[float]:
+        """Seconds of each call; the GPU works off a queue, so that launching is not timed."""
+        one = self._run(step, 3)
+        return self._run(step, min(200, max(5, int(seconds / statistics.median(one)))))
+
+    def _run(self, step: Step, number: int) -> list[float]:
+        marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(number)]
+        for start, end in marks:
+            self._cache.zero_()
+            start.record()
+            step()
+            end.record()
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) / 1000 for start, end in marks]
+
+    def graph(self, steps: Sequence[Step]) -> tuple[Step, int]:
+        """All steps in one CUDA graph, so that no launch is waited for."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for step in steps:
+                step()
+        return graph.replay, len(steps)
+
+
+def clock(device: torch.device) -> Clock:
+    """The clock of a device."""
+    return DeviceClock(device) if device.type == "cuda" else Clock()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Ratios then do not depend on how many cores there are."""
+    """Ratios on a CPU then do not depend on how many cores there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -33,47 +77,31 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def compare(
-    candidates: dict[str, Candidate], backward: bool, seconds: float, seed: int = 0
-) -> dict[str, dict[str, object]]:
-    """Time all candidates for about `seconds` each.
+def interleave(
+    steps: Mapping[str, tuple[Step, int]], seconds: float, clock: Clock, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Time all steps in turns.
+
+    Args:
+        steps: by name, what is called and how many calls of the function that is.
+        seconds: for each name, all rounds together.
 
     Returns:
         For each the fields `times_ms` and `pass_medians` of a row.
     """
     order = random.Random(seed)
-    steps = {name: _step(candidate, backward) for name, candidate in candidates.items()}
-    with one_thread():
-        for step in steps.values():
-            step()  # allocates, compiles, fills the caches
-        for _ in range(PASSES):
-            for name in order.sample(sorted(steps), len(steps)):
-                candidates[name].passes.append(_calls(steps[name], seconds / PASSES))
-    return {name: _summary(candidate.passes) for name, candidate in candidates.items()}
+    rounds: dict[str, list[list[float]]] = {name: [] for name in steps}
+    for _ in range(ROUNDS):
+        for name in order.sample(sorted(steps), len(steps)):
+            step, number = steps[name]
+            calls = clock.calls(step, seconds / ROUNDS)
+            rounds[name].append([1000 * t / number for t in calls])
+    return {name: summary(calls) for name, calls in rounds.items()}
 
 
-def _step(candidate: Candidate, backward: bool) -> Callable[[], object]:
-    def forward() -> object:
-        with torch.inference_mode():
-            return candidate.run()
-
-    def both() -> object:
-        return torch.autograd.grad(candidate.run().sum(), candidate.leaves, allow_unused=True)
-
-    return both if backward else forward
-
-
-def _calls(step: Callable[[], object], seconds: float) -> list[float]:
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < seconds:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def _summary(passes: list[list[float]]) -> dict[str, object]:
-    times = sorted(1000 * t for calls in passes for t in calls)
+def summary(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The fields of a row, from the times in ms, by round."""
+    times = sorted(t for calls in rounds for t in calls)
     n = len(times)
     return {
         "times_ms": {
@@ -84,5 +112,5 @@ def _summary(passes: list[list[float]]) -> dict[str, object]:
             "p80": times[n * 4 // 5],
             "mean": statistics.fmean(times),
         },
-        "pass_medians": [1000 * statistics.median(calls) for calls in passes],
+        "pass_medians": [statistics.median(calls) for calls in rounds],
     }

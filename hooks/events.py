@@ -142,8 +142,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "assets/katex/katex.min.css", content=css))
     library = search.LIBRARY.read_text("utf-8")
     files.append(File.generated(config, "assets/javascripts/minisearch.js", content=library))
-    rows = (measured.results.FOLDER / "operations.jsonl").read_text("utf-8")
-    files.append(File.generated(config, measured.FILE, content=rows))
+    for uri, source in measured.files():
+        files.append(File.generated(config, uri, abs_src_path=str(source)))
     titles = {name: entry.meta[State.lang]["title"] for name, entry in State.entries.items()}
     text = glossary.page(State.lang, titles)
     files.append(File.generated(config, "glossary.md", content=text))
@@ -185,7 +185,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return markdown
     svg.check(source)
     markdown = path.set_path(markdown, State.entries, page.file.src_uri, State.lang)
-    markdown = measured.set_table(markdown, source, page.file.src_uri, State.lang)
+    markdown = measured.set_tables(markdown, source, page.file.src_uri, State.lang)
     return svg.hold_places(markdown)
 
 

@@ -1,24 +1,48 @@
-"""The benchmark of the operations: end to end at small sizes, its stored results, bad files."""
+"""The benchmarks: end to end at small sizes on a CPU, arithmetic, stored results, bad files."""
 
 import json
+import math
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from mkdocs.exceptions import PluginError
 
 from benchmarks import __main__ as commands
-from benchmarks import results
-from benchmarks.operations import operations
+from benchmarks import report, results, runner, suites, timing, work
+from benchmarks.suites.operations import operations
 from hooks import DOCS, LANGUAGES, measured
+from tests.reading import PAGES, name
 
+CPU = torch.device("cpu")
 OPERATIONS = list(operations(torch.float64, small=True))
 MARKED = [
     page.relative_to(DOCS / "en").with_suffix("").as_posix()
     for page in (DOCS / "en").rglob("*.md")
     if measured.MARK in page.read_text("utf-8")
 ]
+STORED = [
+    (suite, folder)
+    for folder in sorted(results.FOLDER.iterdir())
+    if folder.is_dir()
+    for suite in results.suites(folder)
+]
+
+
+def run(*arguments: str) -> None:
+    commands.main([*arguments])
+
+
+def small(suite: str, out: Path, *more: str) -> results.Run:
+    run("run", "--suite", suite, "--small", "--seconds", "0.005", "--out", str(out), *more)
+    return results.check(suite, out)
+
+
+# What is compared -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.page)
@@ -28,96 +52,361 @@ def test_what_is_compared_computes_the_same(operation) -> None:
         torch.testing.assert_close(other, first, rtol=1e-9, atol=1e-9)
 
 
-def test_stored_results_are_sound_and_all_shown() -> None:
-    found = results.load("operations")
-    measured_pages = {row["op"] for row in found.rows}
-    assert measured_pages == {operation.page for operation in OPERATIONS} == set(MARKED)
+@pytest.mark.parametrize("suite", ["attention", "window", "sliding"])
+def test_backends_of_a_cell_agree_with_float64(suite: str) -> None:
+    """The kernels too, which the interpreter runs here."""
+    for cell in suites.cells(suite, CPU, small=True):
+        built = cell.build(1)
+        out, grads = built.reference(True)
+        for title, backend in built.backends.items():
+            if title in ("SDPA cuDNN", "SDPA efficient", "SDPA flash"):
+                continue  # refuse some inputs on a CPU
+            torch.testing.assert_close(backend.run().double(), out, rtol=1e-4, atol=1e-5)
+        found = torch.autograd.grad(backend.run(), built.leaves, built.upstream)
+        for one, other in zip(found, grads):
+            torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-5)
+
+
+# Arithmetic -----------------------------------------------------------------------
+
+
+def row(suite: str, name: str = "forward", causal: bool = False, **shape: int) -> dict[str, Any]:
+    return {"suite": suite, "pass": name, "causal": causal, "dtype": "bfloat16", "shape": shape}
+
+
+def test_work_of_attention() -> None:
+    shape = dict(B=1, H=16, G=16, N=4096, M=4096, D=128)
+    found = work.work(row("attention", **shape))
+    assert found == work.Work(4 * 16 * 4096**2 * 128, 8 * 16 * 4096 * 128, 16 * 4096**2)
+    back = work.work(row("attention", "backward", **shape))
+    assert back.flops == 2.5 * found.flops and back.bytes == 14 * 16 * 4096 * 128
+    causal = work.work(row("attention", causal=True, **shape))
+    assert causal.flops == found.flops / 2 and causal.bytes == found.bytes
+    grouped = work.work(row("attention", **shape | {"G": 4}))
+    assert grouped.flops == found.flops and grouped.bytes == found.bytes * 5 / 8
+
+
+@pytest.mark.parametrize(("N", "w"), [(10, 1), (10, 3), (10, 10), (5, 9)])
+def test_work_of_a_sliding_window_counts_the_band(N: int, w: int) -> None:
+    pairs = sum(1 for i in range(N) for j in range(N) if 0 <= i - j < w)
+    found = work.work(row("sliding", B=2, H=3, G=3, N=N, D=8, w=w))
+    assert found.exps == 6 * pairs and found.flops == 6 * pairs * 4 * 8
+
+
+def test_work_of_windows() -> None:
+    found = work.work(row("window", B=2, height=14, width=21, H=3, D=32, window=7, shift=3))
+    windows = 2 * 2 * 3
+    assert found.flops == windows * 3 * 4 * 49 * 49 * 32
+    assert found.bytes == 8 * 3 * 32 * 2 * 14 * 21  # 8 bytes a channel and token
+
+
+def test_the_slowest_unit_sets_the_floor() -> None:
+    ceilings = {"matmul": 100.0, "copy": 10.0, "exp": 1000.0, "launch": 1e3}
+    assert work.floor(work.Work(1000, 1, 1), ceilings) == (10_000.0, "mma")
+    assert work.floor(work.Work(1, 1000, 1), ceilings) == (100_000.0, "memory")
+    assert work.floor(work.Work(1, 0, 10**6), ceilings) == (1e6, "exp")
+    assert work.floor(work.Work(0, 0, 0), ceilings) == (1.0, "launch")
+
+
+def test_summary_of_times() -> None:
+    found = timing.summary([[3.0, 1.0, 2.0], [9.0, 8.0, 7.0], [4.0, 5.0, 6.0]])
+    assert found["pass_medians"] == [2.0, 8.0, 5.0]
+    expected = {"n": 9, "min": 1.0, "p20": 2.0, "median": 5.0, "p80": 8.0, "mean": 5.0}
+    assert found["times_ms"] == expected
+
+
+def test_a_ratio_is_against_the_fastest_library_function() -> None:
+    def row(backend: str, ours: bool, *medians: float, status: str = "ok") -> dict[str, Any]:
+        times = {"median": sorted(medians)[1]}
+        found = dict(backend=backend, ours=ours, times_ms=times, pass_medians=list(medians))
+        return found | {"status": status}
+
+    rows = [row("f", True, 4, 6, 5), row("slow", False, 9, 9, 9), row("fast", False, 2, 2, 2)]
+    rows.append(row("broken", False, 1, 1, 1, status="error"))
+    (ratio,) = results.ratios(rows)
+    assert ratio == results.Ratio("f", "fast", 2, 2.5, 3) and not ratio.tie
+    (ratio,) = results.ratios([row("f", True, 1, 3, 2), row("g", False, 2, 2, 2)])
+    assert ratio.tie
+
+
+# Runs -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["attention", "window", "sliding"])
+def test_a_run_of_small_sizes(suite: str, tmp_path: Path, capsys) -> None:
+    found = small(suite, tmp_path)
+    assert {row["status"] for row in found.rows} == {"ok", "skipped", "unsupported"}
     for row in found.rows:
-        assert row["error"]["rel_l2"] < 1e-5, row
+        if row["status"] == "ok":
+            assert row["times_ms"]["n"] >= 9 and row["error"]["rel_l2"] < 1e-5
+            assert row["fraction_of_floor"] > 0
+    assert {c["when"] for c in found.manifest["ceilings"]} == {"start", "middle", "end"}
+    assert {c["kind"] for c in found.manifest["ceilings"]} == {"matmul", "copy", "exp"}
+    printed = capsys.readouterr().out
+    assert re.search(r"^2/\d+ .* left$", printed, re.MULTILINE) or suite == "sliding"
+    run("compare", str(tmp_path), str(tmp_path))
+    same = capsys.readouterr().out
+    assert "1.00 (1.00 to 1.00), tie" in same and f"{len(found.rows)} rows in common" in same
+    run("report", str(tmp_path))
+    assert "TFLOP/s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_of_operations(tmp_path: Path) -> None:
+    found = small("operations", tmp_path, "--only", "pointwise")
+    assert [(row["pass"], row["backend"]) for row in found.rows] == [
+        (name, backend)
+        for name in ("forward", "forward and backward")
+        for backend in ("pointwise_conv2d", "F.conv2d")
+    ]
+
+
+@pytest.mark.slow
+def test_ceilings_alone(tmp_path: Path) -> None:
+    assert small("ceilings", tmp_path).ceilings()["matmul"] > 1e6
+
+
+@pytest.mark.slow
+def test_a_run_that_is_broken_off_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
+    whole = small("attention", tmp_path / "whole")
+    count, real = 0, runner.rows
+
+    def stop(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(runner, "rows", stop)
+    published = tmp_path / "out" / "attention.jsonl"
+    with pytest.raises(SystemExit, match="130"):
+        small("attention", tmp_path / "out")
+    assert not published.exists(), "half a run is not published"
+    before = results.load("attention", tmp_path / "out", ".partial")
+    found = small("attention", tmp_path / "out")
+    assert "going on with run" in capsys.readouterr().out
+    assert found.manifest["run_id"] == before.manifest["run_id"]
+    assert list(map(results.key, found.rows)) == list(map(results.key, whole.rows))
+    assert found.rows[0]["times_ms"] == before.rows[0]["times_ms"], "what was measured stays"
+    assert not list(published.parent.glob("*.partial*"))
+
+
+@pytest.mark.slow
+def test_a_run_stops_at_its_deadline_with_what_it_has(tmp_path: Path, monkeypatch) -> None:
+    left = iter([100.0, 100.0, *[0.0] * 50])
+    monkeypatch.setattr(commands.Session, "left", lambda self: next(left))
+    cut = small("attention", tmp_path)
+    assert cut.manifest["deadline_hit"]
+    assert {row["reason"] for row in cut.rows if row["backend"] == "-"} == {"deadline"}
+    assert any(row["status"] == "ok" for row in cut.rows)
+    monkeypatch.undo()
+    whole = small("attention", tmp_path)
+    assert whole.manifest["run_id"] == cut.manifest["run_id"]
+    assert not whole.manifest["deadline_hit"]
+    assert not any(row["reason"] == "deadline" for row in whole.rows)
+
+
+@pytest.mark.slow
+def test_a_run_of_other_versions_is_not_mixed_in(tmp_path: Path, monkeypatch) -> None:
+    small("ceilings", tmp_path)
+    for path in tmp_path.iterdir():
+        path.rename(path.with_name(path.name.replace("ceilings", "ceilings.partial")))
+    monkeypatch.setattr(torch, "__version__", "1.0")
+    with pytest.raises(SystemExit, match="is of another versions; delete it, or write elsewhere"):
+        small("ceilings", tmp_path)
+
+
+def cell(*backends: suites.Backend) -> suites.Cell:
+    q = torch.ones(2, requires_grad=True)
+    built = suites.Built(
+        [q],
+        {str(i): backend for i, backend in enumerate(backends)},
+        lambda gradients: (torch.ones(2, dtype=torch.float64), None),
+    )
+    return suites.Cell("test", "test", "2", "float32", lambda seed: built, ("forward",))
+
+
+def outcome(run: Callable[[], Any]) -> tuple[str, str]:
+    clock = timing.clock(CPU)
+    sampler = commands.machine.Sampler(CPU)
+    measured_cell = cell(suites.Backend(run), suites.Backend(lambda: torch.ones(2)))
+    broken, good = runner.rows(measured_cell, CPU, clock, sampler, 0.001)
+    assert good["status"] == "ok" and broken["times_ms"] is None
+    return broken["status"], broken["reason"]
+
+
+def raising(error: Exception) -> Callable[[], Any]:
+    def run() -> Any:
+        raise error
+
+    return run
+
+
+def test_what_a_backend_refuses_is_an_outcome() -> None:
+    assert outcome(raising(RuntimeError("No available kernel. Aborting"))) == (
+        "unsupported",
+        "No available kernel. Aborting",
+    )
+    assert outcome(raising(torch.OutOfMemoryError("CUDA"))) == ("oom", "out of memory")
+    assert outcome(raising(ValueError("\nbad shape\nmore"))) == ("error", "bad shape")
+
+
+@pytest.mark.parametrize("value", [1.1, math.nan])
+def test_a_wrong_result_gets_no_time(value: float) -> None:
+    status, reason = outcome(lambda: torch.tensor([1.0, value]))
+    assert status == "error" and "of its norm, allowed 0.0001" in reason
+
+
+def test_a_part_is_not_written_over_the_whole() -> None:
+    with pytest.raises(SystemExit, match="measure a part: say with --out"):
+        run("run", "--suite", "operations", "--only", "pointwise")
+
+
+def test_an_unknown_suite_is_named(capsys) -> None:
+    with pytest.raises(SystemExit):
+        run("run", "--suite", "atention")
+    assert "invalid choice: 'atention'" in capsys.readouterr().err
+
+
+# Stored results -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("suite", "folder"), STORED, ids=lambda value: getattr(value, "name", value)
+)
+def test_stored_results_are_sound(suite: str, folder: Path) -> None:
+    found = results.check(suite, folder)
+    assert not found.manifest["deadline_hit"], "a published run is whole"
+    expected_errors = {
+        row["backend"]: row["reason"] for row in found.rows if row["status"] == "error"
+    }
+    assert not any(row["ours"] and row["status"] == "error" for row in found.rows), expected_errors
+
+
+def test_stored_operations_are_all_shown() -> None:
+    found = results.load("operations")
+    pages = {row["op"] for row in found.rows}
+    assert pages == {operation.page for operation in OPERATIONS} == set(MARKED)
+    for row in found.rows:
         names = {op.page: op.ours for op in OPERATIONS}[row["op"]]
         assert row["ours"] == (row["backend"] in names)
 
 
-def test_a_ratio_is_against_the_fastest_library_function() -> None:
-    def row(backend: str, ours: bool, *medians: float) -> dict[str, object]:
-        times = {"median": sorted(medians)[1]}
-        return dict(
-            op="a", backend=backend, ours=ours, times_ms=times, pass_medians=list(medians)
-        ) | {"pass": "forward"}
+BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
+    "cut off": (lambda text: text[:-40], r"attention.jsonl:\d+: not JSON, cut off\?"),
+    "empty": (lambda text: "", "no rows"),
+    "field": (lambda text: text.replace('"dtype"', '"type"', 1), r":1: fields .*'dtype', 'type'"),
+    "type": (lambda text: text.replace('"float32"', "32", 1), r":1: dtype: 32 is not one of"),
+    "run": (lambda text: text.replace('"run_id": "', '"run_id": "x', 1), r":1: run x\w+ is not"),
+    "nan": (lambda text: first(text, "error", rel_l2=math.nan), r":1: .*NaN is not a number"),
+    "infinite": (lambda text: first(text, "error", rel_l2=math.inf), r"Infinity is not a number"),
+    "negative": (lambda text: first(text, "times_ms", min=-1.0), r":1: times_ms.min: -1.0 is less"),
+    "order": (lambda text: first(text, "times_ms", p20=1e9), r":1: times are out of order"),
+    "pass": (lambda text: text.replace('"forward"', '"sideways"', 1), r":1: pass: 'sideways'"),
+    "twice": (lambda text: text + text.splitlines()[0] + "\n", "no rows, or one twice"),
+    "flops": (lambda text: change(text, flops=7), r":1: flops is 7, recomputed \d+"),
+    "shape": (lambda text: first(text, "shape", N=255), r":1: flops is \d+, recomputed"),
+    "tflops": (lambda text: change(text, tflops=700.5), r":1: tflops is 700.5, recomputed"),
+    "floor": (lambda text: change(text, floor_ms=1e-3), r":1: floor_ms is 0.001, recomputed"),
+    "bound": (lambda text: change(text, bound="fma"), r":1: bound is 'fma', recomputed"),
+    "time": (lambda text: first(text, "times_ms", median=5e3, p80=5e3), r":1: tflops is"),
+    "no error": (lambda text: change(text, error=None), r":1: status ok needs times, method and"),
+    "wrong": (lambda text: first(text, "error", rel_l2=1.0), r":1: the result is wrong by 1.0"),
+    "status": (lambda text: change(text, status="skipped"), r":1: status skipped needs a reason"),
+    "no peer": (
+        lambda text: "".join(line for line in text.splitlines(True) if '"ours": true' in line),
+        "a comparison lacks ours or the library's rows",
+    ),
+}
 
-    rows = [row("f", True, 4, 6, 5), row("slow", False, 9, 9, 9), row("fast", False, 2, 2, 2)]
-    (ratio,) = results.ratios(results.Run({}, rows), "a", "forward")
-    assert ratio == results.Ratio("f", "fast", 2, 2.5, 3)
+
+def first(text: str, field: str, **values: float) -> str:
+    row = json.loads(text.splitlines()[0])
+    return change(text, **{field: row[field] | values})
 
 
-def test_table_of_a_page() -> None:
+def change(text: str, **values: Any) -> str:
+    line, *others = text.splitlines()
+    return "\n".join([json.dumps(json.loads(line) | values), *others])
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused(name: str, tmp_path: Path) -> None:
+    shutil.copytree(results.FOLDER / "cpu", tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "attention.jsonl"
+    spoil, message = BROKEN[name]
+    file.write_text(spoil(file.read_text("utf-8")), "utf-8")
+    with pytest.raises(results.ResultError, match=message):
+        results.check("attention", tmp_path)
+
+
+def test_a_broken_manifest_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(results.FOLDER / "cpu", tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "attention.manifest.json"
+    file.write_text(file.read_text("utf-8").replace('"utc": "20', '"utc": "'), "utf-8")
+    with pytest.raises(results.ResultError, match=r"manifest.json:1: utc: '.*' does not match"):
+        results.check("attention", tmp_path)
+
+
+def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="missing; measure with `python -m benchmarks run`"):
+        run("check", str(tmp_path))
+
+
+def test_folders_without_a_common_suite(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no suite in common"):
+        run("compare", str(tmp_path), str(results.FOLDER / "cpu"))
+
+
+# Pages ----------------------------------------------------------------------------
+
+
+def test_table_of_an_operation() -> None:
     path = DOCS / "en" / "attention" / "scaled_dot_product_attention.md"
+    name = "attention/scaled_dot_product_attention.md"
+    rows = [row for row in results.load("operations").rows if row["op"] == name[:-3]]
+    ratio = results.ratios(row for row in rows if row["pass"] == "forward")[0]
     for lang in LANGUAGES:
-        name = "attention/scaled_dot_product_attention.md"
-        table = measured.set_table(f"a\n\n{measured.MARK}\n\nb", path, name, lang)
-        ratio = results.ratios(results.load("operations"), name.removesuffix(".md"), "forward")[0]
-        assert f"| {ratio.median:.1f}" in table and "../benchmarks/operations.jsonl" in table
+        table = measured.set_tables(f"a\n\n{measured.MARK}\n\nb", path, name, lang)
+        assert f"| {ratio.median:.1f}" in table
+        assert "../benchmarks/cpu/operations.jsonl" in table
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_markers_of_a_page_are_set(path: Path) -> None:
+    lang, _, uri = path.relative_to(DOCS).as_posix().partition("/")
+    text = measured.set_tables(path.read_text("utf-8"), path, uri, lang)
+    assert not re.search(r"<!-- (speed|ladder|measured)", text), "a marker stands alone on a line"
 
 
 def test_a_mark_without_measurements(tmp_path: Path) -> None:
     path = tmp_path / "sota.md"
     path.write_text(f"a\n\n{measured.MARK}\n", "utf-8")
     with pytest.raises(PluginError, match=r"sota.md:3: 'concepts/sota' has not been measured"):
-        measured.set_table(path.read_text("utf-8"), path, "concepts/sota.md", "en")
+        measured.set_tables(path.read_text("utf-8"), path, "concepts/sota.md", "en")
 
 
-@pytest.mark.slow
-def test_a_run_of_small_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    commands.run("pointwise", 0.01, tmp_path, small=True)
-    found = results.load("operations", tmp_path)
-    assert [(row["pass"], row["backend"]) for row in found.rows] == [
-        (name, backend) for name in results.PASSES for backend in ("pointwise_conv2d", "F.conv2d")
-    ]
-    assert all(row["times_ms"]["n"] >= 9 and row["error"]["rel_l2"] < 1e-6 for row in found.rows)
-    commands.main(["check", str(tmp_path)])
-    assert "× F.conv2d" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("<!-- measured: sped cpu attention -->", "did you mean 'speed'"),
+        ("<!-- measured: speed cqu attention -->", "did you mean 'cpu'"),
+        ("<!-- measured: speed cpu -->", "cannot be set"),
+        ("<!-- ladder: kernels/flash_atention -->", "did you mean 'kernels/flash_attention'"),
+    ],
+)
+def test_a_mistyped_marker(marker: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(f"a\n\n{marker}\n", "utf-8")
+    with pytest.raises(PluginError, match=f"page.md:3: .*{message}"):
+        measured.set_tables(path.read_text("utf-8"), path, "kernels/page.md", "en")
 
 
-def test_an_unknown_operation_is_named() -> None:
-    with pytest.raises(SystemExit, match="no operation has 'pontwise' in its name; there are att"):
-        commands.run("pontwise", 0.01, Path(), small=True)
-
-
-BROKEN = {
-    "cut off": (lambda text: text[:-40], r"operations.jsonl:\d+: not JSON, cut off\?"),
-    "empty": (lambda text: "", "no rows"),
-    "field": (lambda text: text.replace('"dtype"', '"type"', 1), r":1: fields must be .*'dtype'"),
-    "type": (lambda text: text.replace('"float32"', "32", 1), r":1: dtype must be str, got 32"),
-    "run": (lambda text: text.replace('"run_id": "', '"run_id": "x', 1), r":1: run x\w+ is not"),
-    "nan": (lambda text: _first(text, "error", rel_l2=float("nan")), r":1: .* not finite"),
-    "negative": (lambda text: _first(text, "times_ms", min=-1.0), r":1: a number is negative"),
-    "order": (lambda text: _first(text, "times_ms", p20=1e9), r":1: times are out of order"),
-    "pass": (lambda text: text.replace('"forward"', '"sideways"', 1), r":1: pass must be one of"),
-    "twice": (lambda text: text + text.splitlines()[0] + "\n", "no rows, or one twice"),
-    "no peer": (
-        lambda text: "".join(line for line in text.splitlines(True) if '"ours": true' in line),
-        "ours or the library's row is missing",
-    ),
-}
-
-
-def _first(text: str, field: str, **change: float) -> str:
-    first, *others = text.splitlines()
-    row = json.loads(first)
-    row[field] |= change
-    return "\n".join([json.dumps(row), *others])
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_refused(name: str, tmp_path: Path) -> None:
-    shutil.copytree(results.FOLDER, tmp_path, dirs_exist_ok=True)
-    file = tmp_path / "operations.jsonl"
-    change, message = BROKEN[name]
-    file.write_text(change(file.read_text("utf-8")), "utf-8")
-    with pytest.raises(results.ResultError, match=message):
-        results.load("operations", tmp_path)
-
-
-def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="missing; measure with `python -m benchmarks run`"):
-        commands.main(["check", str(tmp_path)])
+def test_without_rows_the_page_says_so(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    for lang, text in zip(LANGUAGES, ("Not recorded yet", "尚未测量")):
+        for what in report.TABLES:
+            (line,) = report.table(what, "gpu", "attention", lang)
+            assert text in line and "--suite attention" in line

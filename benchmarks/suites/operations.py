@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import Candidate
+from benchmarks.suites import SEED, Backend, Built, Cell
 from snippets.attention.bert import Bert, BertConfig
 from snippets.attention.bert import from_huggingface as bert_weights
 from snippets.attention.gpt import GPT, GPTSizes
@@ -28,8 +29,6 @@ from snippets.convolution.transposed_convolution import (
     conv_transpose2d_zeros,
 )
 
-SEED = 0
-
 
 @dataclass(frozen=True)
 class Operation:
@@ -47,9 +46,31 @@ class Operation:
     library: dict[str, Callable[[], Tensor]]
     leaves: Sequence[Tensor]
 
-    def candidates(self) -> dict[str, Candidate]:
-        """Ours first."""
-        return {n: Candidate(run, self.leaves) for n, run in (self.ours | self.library).items()}
+
+def cells(device: torch.device, small: bool) -> Iterator[Cell]:
+    """On a CPU only, where the pages of the operations quote them."""
+    if device.type == "cpu":
+        for page, operation in _all(torch.float32, small).items():
+            build = partial(_build, page, small)
+            passes = ("forward", "forward and backward")
+            yield Cell("operations", page, operation.shape, "float32", build, passes)
+
+
+def _build(page: str, small: bool, seed: int) -> Built:
+    operation = _all(torch.float32, small)[page]
+    backends = {name: Backend(run, True) for name, run in operation.ours.items()}
+    backends |= {name: Backend(run) for name, run in operation.library.items()}
+
+    def reference(gradients: bool) -> tuple[Tensor, None]:
+        with torch.no_grad():
+            return next(iter(_all(torch.float64, small)[page].library.values()))(), None
+
+    return Built(operation.leaves, backends, reference)
+
+
+@cache
+def _all(dtype: torch.dtype, small: bool) -> dict[str, Operation]:
+    return {operation.page: operation for operation in operations(dtype, small)}
 
 
 def operations(dtype: torch.dtype = torch.float32, small: bool = False) -> Iterator[Operation]:
