@@ -86,12 +86,13 @@ def ceilings(device: torch.device, clock: Clock, when: str, small: bool) -> list
         found.append({"kind": kind, "value": value, "when": when, "how": how, "times_ms": times})
 
     add("matmul", 2 * size**3, lambda: a @ b, f"{size}x{size}x{size} {dtype}, random numbers")
-    count = 2**20 if small else 2**30 if gpu else 2**25  # float32: 4 GB on a GPU, 128 MB on a CPU
-    x, y = torch.ones(2, count, device=device)
+    count = 2**20 if small else 2**25  # float32: 128 MB
+    if gpu and not small:  # 4 GB, or less on a small GPU
+        count = min(2**30, torch.cuda.get_device_properties(device).total_memory // 32)
+    x, y = torch.randn(2, count, generator=generator, device=device)
     add("copy", 8 * count, lambda: y.copy_(x), f"{4 * count} bytes read and written")
     if gpu:
-        capability = torch.cuda.get_device_capability(device)
-        rate = 32 if capability[0] >= 12 else 16  # a multiprocessor and cycle, CUDA C++ guide
+        rate = 16  # a multiprocessor and cycle: throughput table of the CUDA C++ guide
         megahertz = float(_smi("clocks.max.sm") or 0)
         units = torch.cuda.get_device_properties(device).multi_processor_count
         if megahertz:
@@ -101,8 +102,8 @@ def ceilings(device: torch.device, clock: Clock, when: str, small: bool) -> list
                 {"kind": "exp", "value": value, "when": when, "how": how, "times_ms": None}
             )
         tiny = torch.zeros(1, device=device)
-        replay, number = clock.graph([lambda: tiny.zero_()] * 100)
-        add("launch", number, replay, f"graph of {number} kernels that write one number")
+        replay, number = clock.graph([lambda: tiny.add_(1)] * 100)
+        add("launch", number, replay, f"graph of {number} kernels that add to one number")
     else:
         z = torch.randn(2**14, generator=generator)
         add("exp", z.numel(), lambda: z.exp(), f"{z.numel()} float32 numbers in the cache")
@@ -129,8 +130,8 @@ class Sampler:
     def _read(self) -> None:
         assert self._process and self._process.stdout
         for line in self._process.stdout:
-            clock, power, heat, reasons = (cell.strip() for cell in line.split(","))
             try:
+                clock, power, heat, reasons = (cell.strip() for cell in line.split(","))
                 sample = [float(clock), float(power), float(heat), float(int(reasons, 16))]
             except ValueError:
                 continue  # [N/A] on some cards
@@ -178,6 +179,7 @@ def _smi(what: str) -> str | None:
     if not torch.cuda.is_available():
         return None
     command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    command.append(f"--id={torch.cuda.current_device()}")
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

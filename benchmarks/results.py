@@ -202,10 +202,10 @@ def ratios(rows: Iterable[Mapping[str, Any]]) -> list[Ratio]:
 
 
 def _sides(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Rows of ours and of libraries, by cell; a ladder has ours alone."""
+    """Rows of ours and of libraries, by cell; steps of a ladder and candidates are ours alone."""
     count: dict[tuple[Any, ...], list[int]] = {}
     for row in rows:
-        if row["op"] != "ladder" and row["reason"] != "deadline":
+        if row["op"] not in ("ladder", "tuning") and row["reason"] != "deadline":
             count.setdefault((*cell(row), row["pass"]), [0, 0])[0 if row["ours"] else 1] += 1
     return [(ours, theirs) for ours, theirs in count.values()]
 

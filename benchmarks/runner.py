@@ -133,7 +133,9 @@ def _guarded(step: Callable[[], Any]) -> Any:
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         raise Refused("oom", "out of memory") from None
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except Exception as error:
+        if "CUDA error" in str(error):
+            raise  # nothing that follows on this GPU can be trusted
         text = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         no_kernel = re.search("No (available kernel|viable backend)", str(error))
         raise Refused("unsupported" if no_kernel else "error", text.strip()[:200]) from None
@@ -150,10 +152,10 @@ def _first_call(
         del stale
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    found = _guarded(step)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+        found = _guarded(lambda: (step(), torch.cuda.synchronize())[0])
         peak = torch.cuda.max_memory_allocated(device) - before
+    else:
+        found = _guarded(step)
     outputs = [found] if isinstance(found, Tensor) else found
     scale = math.sqrt(sum(float(x.square().sum()) for x in exact))
     off = [y.double() - x for x, y in zip(exact, outputs, strict=True)]

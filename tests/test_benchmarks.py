@@ -404,6 +404,70 @@ def test_a_mistyped_marker(marker: str, message: str, tmp_path: Path) -> None:
         measured.set_tables(path.read_text("utf-8"), path, "kernels/page.md", "en")
 
 
+# A GPU is not at hand in the tests: rows as a run on one would write them.
+BACKENDS = ("eager", "SDPA flash", "SDPA cuDNN", "FlexAttention", "flash_attention")
+
+
+def gpu_run(folder: Path) -> results.Run:
+    manifest = results.load("attention").manifest | {
+        "tuned_config_sha256": report.digest(),
+        "device": dict(kind="cuda", name="NVIDIA H200", cc="9.0", sms=132, l2=62914560, memory=1),
+        "ceilings": [
+            {"kind": kind, "value": value, "when": "start", "how": "made up", "times_ms": None}
+            for kind, value in dict(matmul=8e14, copy=4e12, exp=4e12, launch=4e5).items()
+        ],
+    }
+    rows: list[dict[str, Any]] = []
+    for D, N, causal, way in [
+        (D, N, c, p)
+        for D in (64, 128)
+        for N in (512, 4096)
+        for c in (False, True)
+        for p in ("forward", "backward")
+    ]:
+        shape = dict(B=4, H=16, G=16, N=N, M=N, D=D)
+        for number, backend in enumerate(BACKENDS):
+            built = suites.Cell(
+                "attention", "attention", shape, "bfloat16", lambda seed: None, causal=causal
+            )
+            row = runner._row(built, way, backend, suites.Backend(lambda: None, number == 4))
+            row["run_id"] = manifest["run_id"]
+            if backend == "FlexAttention" and D == 64:
+                row |= {"status": "oom", "reason": "out of memory"}
+            else:
+                time = (5 - number) * N / 512
+                row |= timing.summary([[time] * 3, [1.1 * time] * 3, [0.9 * time] * 3])
+                row |= {"method": "events", "kernel_names": [f"kernel_{number}"]}
+                row["error"] = dict(reference="float64", rel_l2=2e-3, max_abs=0.1, tolerance=2e-2)
+            rows.append(row)
+    found = results.Run(manifest, rows)
+    for row in rows:
+        row |= results.derived(row, found.ceilings())
+    results.save("attention", found, folder / "nvidia-h200")
+    return results.check("attention", folder / "nvidia-h200")
+
+
+def test_tables_of_a_gpu(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    gpu_run(tmp_path)
+    for lang in LANGUAGES:
+        for what in report.TABLES:
+            lines = report.table(what, "gpu", "attention", lang, D="128")
+            columns = {line.count("|") for line in lines if line.startswith("|")}
+            assert len(columns) <= 1, f"{what}: rows differ in their number of cells"
+    speed = report.table("speed", "gpu", "attention", "en", D="128", causal="false")
+    row = next(line for line in speed if line.startswith("| N=512"))
+    flops = 4 * 4 * 16 * 512**2 * 128
+    assert f"| **{flops / 1e-3 / 1e12:.0f}** |" in row, "TFLOP/s of the fastest, in bold"
+    reasons = "\n".join(report.table("speed", "gpu", "attention", "en"))
+    assert "FlexAttention: out of memory (out of memory)" in reasons
+    first = report.table("verdicts", "gpu", "attention", "en", D="128")[2]
+    assert "FlexAttention | 0.50 (0.50–0.50) | faster" in first
+    assert "of earlier kernels" not in "".join(report.table("about", "gpu", "attention", "en"))
+    monkeypatch.setattr(report, "digest", lambda: "another")
+    assert "of earlier kernels" in "".join(report.table("about", "gpu", "attention", "en"))
+
+
 def test_without_rows_the_page_says_so(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     for lang, text in zip(LANGUAGES, ("Not recorded yet", "尚未测量")):
