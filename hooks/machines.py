@@ -10,7 +10,7 @@ from mkdocs.config.defaults import MkDocsConfig
 
 from hooks import SNIPPETS, labs, take
 from hooks.content import EMBED, Entry, reading_order, sections
-from hooks.measured import set_table
+from hooks.measured import set_tables
 from hooks.path import set_path
 from snippets._cli import library
 
@@ -38,7 +38,7 @@ def markdown(
     text = re.sub(r"<!--pytest-codeblocks:.*?-->\n+", "", text)
     text = re.sub(r"^!\[(.*?)\]\(.*\)(?:\{.*\})?$", r"> \1", text, flags=re.MULTILINE)
     text = set_path(text, entries, entry.source, lang)
-    text = set_table(text, path, entry.source, lang)
+    text = set_tables(text, path, entry.source, lang)
     attributes = r"^\{ \..*\}\n|(?<=\S)\{ \..*?\}| \{ #[\w-]+ \}$"
     text = re.sub(attributes, "", text, flags=re.MULTILINE)
     text = re.sub(r"(\]\([^)]*)\.ipynb", r"\1.md", text)
