@@ -79,6 +79,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "exps": ("exponentials {:.3g} {}/s", "指数运算 {:.3g} {}/s"),
     "launches": ("launches {:.3g} {}/s", "启动 {:.3g} {}/s"),
 }
+UNITS = {"TFLOP/s": "tflops", "GB/s": "gbps"}
 STATUS: dict[str, tuple[str, str]] = {
     "unsupported": ("unsupported", "不支持"),
     "oom": ("out of memory", "显存不足"),
@@ -260,7 +261,7 @@ def ladders() -> dict[str, Any]:
 def ladder(page: str, lang: str) -> list[str]:
     """The steps of a page: what was predicted, what came of it."""
     found = ladders()[page]
-    suite = found["suite"]
+    suite, unit = found["suite"], found["unit"]
     measured = {
         machine: {row["backend"]: row for row in run.rows if _fits(row, found["rows"])}
         for machine in results.SHOWN
@@ -272,9 +273,9 @@ def ladder(page: str, lang: str) -> list[str]:
     for step in found["steps"]:
         on = {machine: rows.get(step["backend"]) for machine, rows in measured.items()}
         gpu, cpu = on.get("gpu"), on.get("cpu")
-        cells = [step[lang], f"{step['tflops']} TFLOP/s" if "tflops" in step else "–"]
+        cells = [step[lang], f"{step['predicted']} {unit}" if "predicted" in step else "–"]
         if gpu and gpu["status"] == "ok":
-            cells.append(f"{gpu['tflops']:.0f} TFLOP/s")
+            cells.append(f"{gpu[UNITS[unit]]:.0f} {unit}")
         else:
             cells.append(word("pending", lang))
         if naive and cpu and cpu["status"] == "ok":
