@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 
+GUARD = "__name__ == '__main__' and "  # what is done, when run, before the imports below it
+
+
 class CannotFlatten(Exception):
     """The files do not fit into one namespace."""
 
@@ -53,7 +56,12 @@ def flatten(files: dict[str, str]) -> str:
             module.rename(local, final[stem, name])
         for name in module.own:
             module.rename(name, final[module.stem, name])
-    head = [main.doc, _imports(set(imports.values())), main.all]
+    guards = {module.guard for module in modules.values() if module.guard}
+    if len(guards) > 1:
+        raise main.problem(1, "the files prepare in different ways to be run")
+    late = {statement for module in modules.values() for statement in module.late}
+    early = set(imports.values()) - late
+    head = [main.doc, _imports(early), *guards, _imports(late), main.all]
     parts = ["\n\n".join(part.strip() for part in head if part)]
     for module in modules.values():
         if module is not main:
@@ -74,7 +82,8 @@ class _Module:
         self.scope = symtable.symtable(text, stem, "exec")
         self.imports: dict[str, str] = {}  # bound name: statement
         self.taken: dict[str, tuple[str, str]] = {}  # bound name: file and name there
-        self.doc = self.all = ""
+        self.late: set[str] = set()  # those below the guard
+        self.doc = self.all = self.guard = ""
         self.edits: set[tuple[int, int, bytes, bytes]] = set()  # line, column, old, new
         self.dropped: set[int] = set()
         self.future = sorted(
@@ -112,7 +121,9 @@ class _Module:
                 self.taken |= {a.asname or a.name: (node.module, a.name) for a in node.names}
         begun = False  # code after which an import would come too early
         for node in self.tree.body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
+            if isinstance(node, ast.If) and ast.unparse(node.test).startswith(GUARD) and not begun:
+                self.guard = self._drop(node)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
                 if begun:
                     raise self.problem(node.lineno, "an import stands below other code")
                 self._note(node)
@@ -133,10 +144,14 @@ class _Module:
     def _note(self, node: ast.Import | ast.ImportFrom) -> None:
         for alias in node.names:
             if isinstance(node, ast.Import):
-                self.imports[alias.asname or alias.name] = ast.unparse(ast.Import([alias]))
+                one = ast.unparse(ast.Import([alias]))
             elif not node.level:
-                one = ast.ImportFrom(node.module, [alias], 0)
-                self.imports[alias.asname or alias.name] = ast.unparse(one)
+                one = ast.unparse(ast.ImportFrom(node.module, [alias], 0))
+            else:
+                continue
+            self.imports[alias.asname or alias.name] = one
+            if self.guard:
+                self.late.add(one)
         self._drop(node)
 
     def _drop(self, node: ast.stmt) -> str:
