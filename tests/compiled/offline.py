@@ -52,14 +52,14 @@ def compile_all(
 
     Runs in a process of its own: in this one kernels are interpreted.
     """
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     module = Path(inspect.getfile(launches)).relative_to(root).with_suffix("")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "compiled"
         numbers = [str(number) for number in architectures]
         arguments = [".".join(module.parts), launches.__name__, str(out), *numbers]
-        command = [sys.executable, "-m", "tests.snippets.kernels.offline", *arguments]
+        command = [sys.executable, "-m", "tests.compiled.offline", *arguments]
         done = subprocess.run(
             command, cwd=root, env=environment, capture_output=True, text=True, check=False
         )
