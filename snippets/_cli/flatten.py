@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 
-
 GUARD = "__name__ == '__main__' and "  # what is done, when run, before the imports below it
 
 
