@@ -59,8 +59,8 @@ def test_backends_of_a_cell_agree_with_float64(suite: str) -> None:
         built = cell.build(1)
         out, grads = built.reference(True)
         for title, backend in built.backends.items():
-            if title in ("SDPA cuDNN", "SDPA efficient", "SDPA flash"):
-                continue  # refuse some inputs on a CPU
+            if title.startswith("SDPA") and title != "SDPA math":
+                continue  # they refuse some inputs on a CPU
             torch.testing.assert_close(backend.run().double(), out, rtol=1e-4, atol=1e-5)
         found = torch.autograd.grad(backend.run(), built.leaves, built.upstream)
         for one, other in zip(found, grads):

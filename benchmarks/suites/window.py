@@ -1,15 +1,27 @@
 """The suite `window`: Swin-T's window attention, with bias and, where shifted, its mask."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.suites import Backend, Built, Cell, random_tensors
 from benchmarks.suites.heads import ON_GPU, SDPA, backend, flex, forced
+from snippets.kernels import window_attention as kernel
 from snippets.kernels.window_attention import window_attention, window_attention_eager
 
+WINDOW = 7
+NAIVE = {"as Swin does it": "eager", "SDPA with bias and mask": "SDPA efficient"}
+# Queries, keys, warps, stages, programs a multiprocessor (and images a program).
+LADDER = {
+    "one image a program": kernel._Config(64, 64, 4, 2, 8, images=1),
+    "many images": kernel._Config(64, 64, 4, 1, 8),
+    "the next image loads meanwhile": kernel._Config(64, 64, 4, 2, 8),
+}
+CANDIDATES = [(64, 64, 4, stages, programs) for stages in (1, 2, 3) for programs in (4, 8, 16)]
 STAGES = ((56, 3), (28, 6), (14, 12), (7, 24))  # side of the map, heads; Swin-T, table 7
 
 
@@ -21,10 +33,20 @@ def cells(device: torch.device, small: bool) -> Iterator[Cell]:
     for side, heads in ((14, 2),) if small else STAGES:
         for shift in (0, 3) if side > 7 else (0,):
             yield _cell(device, dtype, B, side, heads, shift)
+    yield _ladder(device, dtype, B, *((14, 2) if small else STAGES[0]))
+
+
+def tuning_cells(device: torch.device, small: bool) -> Iterator[Cell]:
+    """Stages 1 and 3, shifted, forward and backward apart."""
+    configs = {str(values): kernel._Config(*values) for values in CANDIDATES}
+    for side, heads in ((14, 2),) if small else (STAGES[0], STAGES[2]):
+        for name in ("forward", "backward"):
+            args = (1 if small else 128, side, heads, 3)
+            yield _configured(device, "bfloat16", *args, "tuning", configs, (name,))
 
 
 def _cell(device: torch.device, dtype: str, B: int, side: int, heads: int, shift: int) -> Cell:
-    D, w = (16, 7) if side == 14 and heads == 2 else (32, 7)
+    D, w = 16 if heads == 2 else 32, WINDOW
 
     def build(seed: int) -> Built:
         shapes = [
@@ -56,6 +78,58 @@ def _cell(device: torch.device, dtype: str, B: int, side: int, heads: int, shift
 
     shape = dict(B=B, height=side, width=side, H=heads, D=D, window=w, shift=shift)
     return Cell("window", "window", shape, dtype, build, causal=False)
+
+
+def _ladder(device: torch.device, dtype: str, B: int, side: int, heads: int) -> Cell:
+    """The steps of the page, from Swin's own way to loads that run ahead."""
+    return _configured(device, dtype, B, side, heads, 3, "ladder", LADDER)
+
+
+def _configured(
+    device: torch.device,
+    dtype: str,
+    B: int,
+    side: int,
+    heads: int,
+    shift: int,
+    op: str,
+    configs: dict[str, Any],
+    passes: Sequence[str] = ("forward",),
+) -> Cell:
+    cell = _cell(device, dtype, B, side, heads, shift)
+
+    def build(seed: int) -> Built:
+        built = cell.build(seed)
+        qkv, table = built.leaves
+        backends = {
+            name: dataclasses.replace(built.backends[of], ours=True)
+            for name, of in NAIVE.items()
+            if op == "ladder"
+        }
+        for name, config in configs.items():
+            run = partial(_Configured.apply, qkv, table, shift, config)
+            missing = None if qkv.is_cuda else ON_GPU
+            backends[name] = Backend(run, True, vars(config), missing)
+        return dataclasses.replace(built, backends=backends)
+
+    return dataclasses.replace(cell, op=op, build=build, passes=passes)
+
+
+class _Configured(torch.autograd.Function):
+    """window_attention with a given configuration instead of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, table: Tensor, shift: int, config: Any) -> Tensor:
+        scale = qkv.shape[-1] ** -0.5
+        training = any(ctx.needs_input_grad)
+        out, lse = kernel._forward(qkv, table, WINDOW, shift, scale, training, config)
+        ctx.save_for_backward(qkv, table, lse)
+        ctx.given = WINDOW, shift, scale, config
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return *kernel._backward(grad, *ctx.saved_tensors, *ctx.given), None, None
 
 
 class _Places:
