@@ -67,9 +67,9 @@ def tuning_cells(device: torch.device, small: bool) -> Iterator[Cell]:
 
 # Query rows, key rows, warps, stages, specialised: what each step of the page adds.
 LADDER = {
-    "one tile after the other": flash._Config(64, 64, 4, 1),
-    "pipelined": flash._Config(128, 128, 8, 2),
-    "specialised": flash._Config(128, 128, 4, 2, True),
+    "small tiles": flash._Config(64, 64, 4, 1),
+    "two tiles ahead": flash._Config(128, 128, 8, 2),
+    "specialised warps": flash._Config(128, 128, 4, 2, True),
 }
 # What compiles without spilling for sm_90, by head width.
 CANDIDATES: dict[str, dict[int, list[tuple[Any, ...]]]] = {
