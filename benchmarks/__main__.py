@@ -225,6 +225,8 @@ def _stored(command: str, folders: list[Path]) -> None:
             print(f"{folder / suite}.jsonl: {len(found.rows)} rows")
             if command == "report":
                 print("\n".join(report.summary(found)))
+    if command == "report":
+        print("\nThe figures are drawn by `python -m hooks figures benchmarks`.")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import ast
 import hashlib
 import json
+import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "allowed": ("Allowed", "允许"),
     "names": ("Kernels that ran", "实际运行的计算核"),
     "none": ("not stated on a CPU", "CPU 上不记录"),
-    "published": ("Published", "已发表"),
+    "published": ("Published, TFLOP/s", "已发表（TFLOP/s）"),
     "where": ("On", "硬件"),
     "source": ("Source", "出处"),
-    "here": ("Measured here, fastest of its kind", "本页实测"),
+    "here": ("Measured here", "本页实测"),
     "step": ("Step", "步骤"),
     "predicted": ("Predicted, H200", "预测（H200）"),
     "gpu": ("Measured, H200", "实测（H200）"),
@@ -54,14 +56,55 @@ WORDS: dict[str, tuple[str, str]] = {
         "Not recorded yet: these rows need a GPU (`python -m benchmarks run --suite {suite}`).",
         "尚未测量：这些数据需要 GPU（`python -m benchmarks run --suite {suite}`）。",
     ),
+    "awaited": ("The GPU rows are still to be recorded", "GPU 数据还有待测量"),
+    "until": (
+        " Until then each GPU table on this page says so in its place. It fills itself from the "
+        "result files, and nothing in the text anticipates what they will hold.",
+        "在此之前，本页每张 GPU 表格的位置上都写明这一点。数据文件一旦存入，表格便自动填好；"
+        "正文不预告任何结果。",
+    ),
+    "all": ("{}: all {} rows", "{}：全部 {} 行"),
+    "attention": ("Full attention", "完整注意力"),
+    "window": ("Windows of Swin-T", "Swin-T 的窗口"),
+    "sliding": ("Sliding window", "滑动窗口"),
+    "silent": (
+        "None of our functions ran on this machine.",
+        "本项目的函数都没有在这台机器上运行。",
+    ),
+    "cases": ("Cases", "用例数"),
+    "slower": ("Slower", "更慢"),
+    "ties": ("Tie", "持平"),
+    "faster": ("Faster", "更快"),
+    "middle": ("Time, ours ÷ best peer: median", "耗时之比（本项目 ÷ 最快的同类）：中位数"),
+    "range": ("worst to best", "最差到最好"),
+    "status": ("What happened", "情况"),
+    "reason": ("Reason", "原因"),
+    "products": ("Matrix products alone", "仅矩阵乘"),
+    "alone": ("Exponentials alone", "仅指数运算"),
+    "apart": ("One after the other", "两者先后进行"),
+    "semicolon": ("; ", "；"),
     "unit-gpu": (
         "TFLOP/s, the median of all calls; bold: the fastest.",
         "单位 TFLOP/s，取全部调用的中位数；粗体为最快。",
+    ),
+    "unit-speed": (
+        "TFLOP/s; of the rows the fastest of all lengths.",
+        "单位 TFLOP/s；实测取各长度中最快者。",
     ),
     "unit-cpu": (
         "Time relative to the row's fastest library function (1.00), medians; bold: the fastest.",
         "相对于该行最快的库函数（1.00）的耗时，取中位数；粗体为最快。",
     ),
+    "slowed": (
+        "† The GPU lowered its clock while this case was measured.",
+        "† 测量该用例时 GPU 曾降频。",
+    ),
+    "state": (
+        "Medians of the cases: clock {} to {} MHz, power up to {} W; {} of {} with a lowered "
+        "clock (†).",
+        "各用例的中位数：时钟 {} 到 {} MHz，功率最高 {} W；{} 个（共 {} 个）曾降频（†）。",
+    ),
+    "gap": ("{}: {} ({})", "{}：{}（{}）"),
     "why": ("Without a number: {}.", "没有数字的原因：{}。"),
     "about": (
         "{device}, {versions}; {day}, {age}. Raw: {files}.",
@@ -79,13 +122,25 @@ WORDS: dict[str, tuple[str, str]] = {
     "exps": ("exponentials {:.3g} {}/s", "指数运算 {:.3g} {}/s"),
     "launches": ("launches {:.3g} {}/s", "启动 {:.3g} {}/s"),
 }
-UNITS = {"TFLOP/s": "tflops", "GB/s": "gbps"}
 STATUS: dict[str, tuple[str, str]] = {
     "unsupported": ("unsupported", "不支持"),
     "oom": ("out of memory", "显存不足"),
     "skipped": ("skipped", "跳过"),
     "error": ("error", "出错"),
 }
+
+
+REASONS: list[tuple[str, str, str]] = [
+    (r"runs on a CUDA GPU", "runs on a CUDA GPU", "需要 CUDA GPU"),
+    (r"beyond (\d+) keys", "beyond {} keys", "超过 {} 个键"),
+    (
+        r"the scores would take (\d+) GiB",
+        "the scores would take {} GiB",
+        "分数矩阵需要 {} GiB",
+    ),
+    (r"out of memory", "out of memory", "显存不足"),
+    (r"deadline", "the run met its deadline", "运行到达时限"),
+]
 
 
 def word(name: str, lang: str) -> str:
@@ -104,13 +159,35 @@ def stored(machine: str, suite: str) -> Run | None:
 # Tables of the pages --------------------------------------------------------------
 
 
-def table(what: str, machine: str, suite: str, lang: str, **only: str) -> list[str]:
-    """The lines of one table; a note where there are no rows."""
+def table(what: str, machine: str, suite: str, lang: str, fold: str = "", **only: str) -> list[str]:
+    """The lines of one table, folded away if wanted; a note where there are no rows."""
+    make = TABLES[what]
     run = stored(machine, suite)
     rows = [row for row in run.rows if _fits(row, only)] if run else []
     if run is None or not rows:
-        return [f"*{word('missing', lang).format(suite=suite)}*"]
-    return list(TABLES[what](run, rows, lang))
+        return [_absent(what, suite, lang)]
+    lines = list(make(run, rows, lang))
+    return _folded(lines, suite, lang) if fold else lines
+
+
+def _absent(what: str, suite: str, lang: str) -> str:
+    text = word("missing", lang).format(suite=suite)
+    if what == "pending":
+        return f'!!! warning "{word("awaited", lang)}"\n\n    {text}{word("until", lang)}'
+    if what == "anchors":
+        return "\n".join([f"*{text}*", "", *_anchored(None, lang)])
+    return f"*{text}*"
+
+
+def _folded(lines: list[str], suite: str, lang: str) -> list[str]:
+    count = sum(line.startswith("|") for line in lines) - 2  # the head is two lines
+    title = word("all", lang).format(word(suite, lang), count)
+    return [f'??? note "{title}"', "", *(f"    {line}" if line else "" for line in lines)]
+
+
+def pending(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
+    """Nothing: the rows are there; without them `table` says so."""
+    yield from ()
 
 
 def speed(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
@@ -121,7 +198,8 @@ def speed(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     yield _line([word("case", lang), *(f"**{n}**" if n in marked else n for n in names)])
     yield _line(["---"] * (len(names) + 1))
     reasons: dict[str, None] = {}
-    for case, group in _groups(rows):
+    hot = False
+    for case, group in sorted(_groups(rows), key=lambda pair: _order(pair[0])):
         found = {row["backend"]: row for row in group}
         good = [row for row in group if row["status"] == "ok"]
         best = min((row["times_ms"]["median"] for row in good), default=0)
@@ -134,17 +212,23 @@ def speed(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
             elif row["status"] != "ok":
                 status = STATUS[row["status"]][lang == "zh"]
                 cells.append("–")
-                reasons[f"{name}: {status} ({row['reason']})"] = None
+                why = word("gap", lang).format(name, status, _reason(row["reason"], lang))
+                reasons[why] = None
             else:
                 time = row["times_ms"]["median"]
                 text = f"{row['tflops']:.0f}" if gpu else f"{time / min(peers or [best]):.2f}"
                 cells.append(f"**{text}**" if time == best else text)
-        yield _line([_case(case, lang), *cells])
+        slowed = any(row["throttled"] for row in group)
+        hot |= slowed
+        yield _line([_case(case, lang) + " †" * slowed, *cells])
     yield ""
     yield word("unit-gpu" if gpu else "unit-cpu", lang)
+    if hot:
+        yield ""
+        yield word("slowed", lang)
     if reasons:
         yield ""
-        yield word("why", lang).format("; ".join(reasons))
+        yield word("why", lang).format(word("semicolon", lang).join(reasons))
 
 
 def verdicts(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
@@ -161,7 +245,7 @@ def verdicts(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
             cells = [
                 _case(case, lang),
                 word(mine["pass"], lang),
-                f"`{ratio.ours}`",
+                ratio.ours,
                 ratio.library,
                 f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})",
                 word(outcome, lang),
@@ -171,6 +255,76 @@ def verdicts(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
             found.append((ratio.median, cells))
     for _, cells in sorted(found, key=lambda pair: -pair[0]):
         yield _line(cells)
+    if not found:
+        yield from _nothing(len(heads), lang)
+
+
+def tally(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
+    """How often each of ours is slower and faster than the best peer, by pass and head width."""
+    heads = ("ours", "pass", "slower", "ties", "faster", "middle", "range")
+    found: dict[tuple[str, str, Any], list[results.Ratio]] = {}
+    for case, group in _groups(rows):
+        for ratio in results.ratios(group):
+            found.setdefault((ratio.ours, case["pass"], case["shape"]["D"]), []).append(ratio)
+    yield _line([word(heads[0], lang), "D", *(word(name, lang) for name in heads[1:])])
+    yield _line(["---"] * (len(heads) + 1))
+    middles = {key: statistics.median(r.median for r in list_) for key, list_ in found.items()}
+    for key, ratios in sorted(found.items(), key=lambda pair: -middles[pair[0]]):
+        times = [ratio.median for ratio in ratios]
+        ties = sum(ratio.tie for ratio in ratios)
+        slower = sum(ratio.median > 1 and not ratio.tie for ratio in ratios)
+        counts = [f"**{slower}**" if slower else "0", f"{ties}", f"{len(ratios) - ties - slower}"]
+        name, which, D = key
+        cells = [name, f"{D}", word(which, lang), *counts, f"{middles[key]:.2f}"]
+        yield _line([*cells, f"{max(times):.2f}–{min(times):.2f}"])
+    if not found:
+        yield from _nothing(len(heads) + 1, lang)
+
+
+def gaps(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
+    """What gave no number, how often, and why."""
+    heads = ("backend", "pass", "cases", "status", "reason")
+    yield _line([word(name, lang) for name in heads])
+    yield _line(["---"] * len(heads))
+    count: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, str, str, str], int] = {}
+    for row in rows:
+        pair = (row["backend"], row["pass"])
+        count[pair] = count.get(pair, 0) + 1
+        if row["status"] != "ok":
+            what = (*pair, row["status"], row["reason"])
+            found[what] = found.get(what, 0) + 1
+    for (backend, which, status, reason), number in found.items():
+        of = f"{number} / {count[backend, which]}"
+        text = STATUS[status][lang == "zh"]
+        yield _line([backend, word(which, lang), of, text, _reason(reason, lang)])
+    if not found:
+        yield _line(["–"] * len(heads))
+
+
+def overlap(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
+    """What the units allow alone and one after the other, and the fastest rows, by head width."""
+    heads = ("products", "alone", "apart", "peer", "ours")
+    yield _line(["D", *(word(name, lang) for name in heads)])
+    yield _line(["---"] * (len(heads) + 1))
+    good = [row for row in rows if row["status"] == "ok" and row["exps"]]
+    for D in sorted({row["shape"]["D"] for row in good}):
+        here = [row for row in good if row["shape"]["D"] == D]
+        limits = rates(run, here[0])
+        cells = [f"{D}", *(f"{limit / 1e12:.0f}" for limit in limits)]
+        for side in (False, True):
+            fastest = max((r for r in here if r["ours"] == side), key=_speed, default=None)
+            cells.append(f"{fastest['backend']} {_speed(fastest):.0f}" if fastest else "–")
+        yield _line(cells)
+    yield ""
+    yield word("unit-speed", lang)
+
+
+def rates(run: Run, row: Row) -> tuple[float, float, float]:
+    """FLOP/s of a row's shape: of matrix products, of exponentials, of one after the other."""
+    ceilings = run.ceilings()
+    products, alone = ceilings["matmul"], ceilings["exp"] * row["flops"] / row["exps"]
+    return products, alone, 1 / (1 / products + 1 / alone)
 
 
 def errors(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
@@ -199,25 +353,42 @@ def kernels(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
             names = seen.setdefault((row["backend"], row["pass"]), {})
             names |= dict.fromkeys(row["kernel_names"])
     for (backend, name), names in seen.items():
-        shown = ", ".join(f"`{text}`" for text in names) or word("none", lang)
+        shown = ", ".join(_code(text) for text in names) or word("none", lang)
         yield _line([backend, word(name, lang), shown])
 
 
 def anchors(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     """Published figures beside our rows of the same shape."""
-    heads = ("published", "where", "case", "pass", "here", "source")
+    yield from _anchored(rows, lang)
+
+
+def _anchored(rows: list[Row] | None, lang: str) -> Iterator[str]:
+    """A line a shape and source; rows None: of what is not recorded yet."""
+    heads = ("case", "pass", "published", "where", "here", "source")
     yield _line([word(name, lang) for name in heads])
     yield _line(["---"] * len(heads))
+    groups: dict[str, list[Row]] = {}
+    same = ("D", "N", "causal", "pass", "heads", "machine", "url", "note")
     for anchor in json.loads(ANCHORS.read_text("utf-8")):
-        like = [row for row in rows if row["status"] == "ok" and _same_shape(row, anchor)]
-        like = [row for row in like if row["backend"] in anchor["here"]]
-        here = ", ".join(f"{row['backend']} {row['tflops']:.0f}" for row in like) or "–"
-        shape = f"D={anchor['D']}, N={anchor['N']}"
+        groups.setdefault(json.dumps([anchor.get(name) for name in same]), []).append(anchor)
+    for group in groups.values():
+        anchor = group[0]
+        shape = f"N={anchor['N']}, D={anchor['D']}"
+        if "heads" in anchor:
+            shape += f", {anchor['heads'][0]}/{anchor['heads'][1]} {word('heads', lang)}"
         if anchor["causal"]:
             shape += f", {word('causal', lang)}"
-        cells = [f"{anchor['what']}: {anchor['tflops']}", anchor["machine"], shape]
-        cells += [word(anchor["pass"], lang), here, f"[{anchor['source']}]({anchor['url']})"]
-        yield _line(cells)
+        names = [name for one in group for name in one["here"]]
+        like = [row for row in rows or [] if row["status"] == "ok" and _same_shape(row, anchor)]
+        here = [f"{row['backend']}: {row['tflops']:.0f}" for row in like if row["backend"] in names]
+        source = f"[{anchor['source']}]({anchor['url']})"
+        if "note" in anchor:
+            source += word("semicolon", lang) + anchor["note"][lang]
+        cells = [shape, word(anchor["pass"], lang)]
+        published = [f"{one['what']}: {one['tflops']}" for one in group]
+        cells += [_unbroken(published), anchor["machine"], _unbroken(here)]
+        cells[-1] = cells[-1] or ("–" if rows else word("pending", lang))
+        yield _line([*cells, source])
 
 
 def about(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
@@ -228,7 +399,7 @@ def about(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
         device += word("thread", lang)
     known = {"torch": "PyTorch", "triton": "Triton", "cuda": "CUDA", "cudnn": "cuDNN"}
     versions = [
-        f"{label} {of['versions'][name].partition('+')[0]}"
+        f"{label} {_version(of['versions'][name])}"
         for name, label in {**known, "driver": "driver", "python": "Python"}.items()
         if of["versions"].get(name)
     ]
@@ -251,6 +422,14 @@ def about(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     if texts:
         yield ""
         yield word("ceilings", lang).format(", ".join(texts))
+    states = [group[0] for _, group in _groups(row for row in rows if row["clock_mhz"])]
+    if states:
+        clocks = [row["clock_mhz"] for row in states]
+        power = max(row["power_w"] or 0 for row in states)
+        slowed = sum(bool(row["throttled"]) for row in states)
+        numbers = [f"{x:.0f}" for x in (min(clocks), max(clocks), power, slowed, len(states))]
+        yield ""
+        yield word("state", lang).format(*numbers)
 
 
 def ladders() -> dict[str, Any]:
@@ -262,33 +441,48 @@ def ladder(page: str, lang: str) -> list[str]:
     """The steps of a page: what was predicted, what came of it."""
     found = ladders()[page]
     suite, unit = found["suite"], found["unit"]
-    measured = {
-        machine: {row["backend"]: row for row in run.rows if _fits(row, found["rows"])}
-        for machine in results.SHOWN
-        if (run := stored(machine, suite))
-    }
+    runs = {machine: stored(machine, suite) for machine in results.SHOWN}
+
+    def row(machine: str, step: Mapping[str, Any]) -> Row | None:
+        only = step.get("rows") or found.get(machine) or found["rows"]
+        rows = run.rows if (run := runs[machine]) else []
+        fitting = [row for row in rows if row["backend"] == step["backend"] and _fits(row, only)]
+        return fitting[0] if fitting and fitting[0]["status"] == "ok" else None
+
     lines = [_line([word(name, lang) for name in ("step", "predicted", "gpu", "cpu")])]
     lines.append(_line(["---"] * 4))
-    naive = measured.get("cpu", {}).get(found["steps"][0]["backend"])
+    naive = row("cpu", found["steps"][0])
     for step in found["steps"]:
-        on = {machine: rows.get(step["backend"]) for machine, rows in measured.items()}
-        gpu, cpu = on.get("gpu"), on.get("cpu")
-        cells = [step[lang], f"{step['predicted']} {unit}" if "predicted" in step else "–"]
-        if gpu and gpu["status"] == "ok":
-            cells.append(f"{gpu[UNITS[unit]]:.0f} {unit}")
-        else:
-            cells.append(word("pending", lang))
-        if naive and cpu and cpu["status"] == "ok":
-            cells.append(f"{cpu['times_ms']['median'] / naive['times_ms']['median']:.2f}")
-        else:
-            cells.append("–")
+        gpu, cpu = row("gpu", step), row("cpu", step)
+        relative = cpu and naive and cpu["pass"] == naive["pass"]
+        cells = [
+            step[lang],
+            f"{step['predicted']} {unit}",
+            f"{UNITS[unit](gpu):.3g} {unit}" if gpu else word("pending", lang),
+            f"{_median(cpu) / _median(naive):.2f}" if relative else "–",
+        ]
         lines.append(_line(cells))
     return lines
 
 
+def _median(row: Row) -> float:
+    return row["times_ms"]["median"]
+
+
+UNITS: dict[str, Callable[[Row], float]] = {
+    "TFLOP/s": lambda row: row["tflops"],
+    "GB/s": lambda row: row["gbps"],
+    "ms": _median,
+}
+
+
 TABLES: dict[str, Callable[[Run, list[Row], str], Iterable[str]]] = {
+    "pending": pending,
+    "tally": tally,
     "speed": speed,
     "verdicts": verdicts,
+    "gaps": gaps,
+    "overlap": overlap,
     "errors": errors,
     "kernels": kernels,
     "anchors": anchors,
@@ -370,6 +564,12 @@ def _groups(rows: Iterable[Row]) -> list[tuple[Row, list[Row]]]:
     return [(group[0], group) for group in found.values()]
 
 
+def _order(row: Row) -> tuple[Any, ...]:
+    """From narrow to wide, from short to long; what is measured first is another matter."""
+    shape = row["shape"] if isinstance(row["shape"], dict) else {}
+    return *(shape.get(axis, 0) for axis in "DNw"), row["dtype"], bool(row["causal"])
+
+
 def _case(row: Row, lang: str) -> str:
     shape = row["shape"]
     if isinstance(shape, str):
@@ -401,6 +601,41 @@ def _same_shape(row: Row, anchor: Mapping[str, Any]) -> bool:
         and (shape["D"], shape["N"]) == (anchor["D"], anchor["N"])
         and shape["H"] * grouped[1] == shape["G"] * grouped[0]
     )
+
+
+def _nothing(columns: int, lang: str) -> Iterator[str]:
+    yield _line(["–"] * columns)
+    yield ""
+    yield word("silent", lang)
+
+
+def _reason(text: str, lang: str) -> str:
+    """Our own in the page's language; a library's as it says it, the first sentence."""
+    for pattern, *texts in REASONS:
+        if match := re.fullmatch(pattern, text):
+            return texts[lang == "zh"].format(*match.groups())
+    return _code(re.split(r"(?<=[.!])\s", text)[0])
+
+
+def _code(text: str) -> str:
+    """As code, within a table."""
+    return f"`{text.replace('`', chr(39)).replace('|', '¦')}`"
+
+
+def _unbroken(texts: list[str]) -> str:
+    """A line each, which a narrow column does not break."""
+    return "<br>".join(text.replace(" ", "\u00a0").replace("-", "-\u2060") for text in texts)
+
+
+def _speed(row: Row) -> float:
+    return row["tflops"]
+
+
+def _version(text: str) -> str:
+    """Without what it was built for; cuDNN's is one number, 91900 for 9.19.0."""
+    if text.isdigit() and len(text) == 5:
+        return ".".join(str(int(part)) for part in (text[0], text[1:3], text[3:]))
+    return text.partition("+")[0]
 
 
 def _scaled(value: float) -> tuple[float, str]:
