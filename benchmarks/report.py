@@ -175,8 +175,8 @@ def _absent(what: str, suite: str, lang: str) -> str:
     if what == "pending":
         return f'!!! warning "{word("awaited", lang)}"\n\n    {text}{word("until", lang)}'
     if what == "anchors":
-        return "\n".join([f"*{text}*", "", *_anchored(None, lang)])
-    return f"*{text}*"
+        return "\n".join([text, "", *_anchored(None, lang)])
+    return text
 
 
 def _folded(lines: list[str], suite: str, lang: str) -> list[str]:
@@ -192,7 +192,8 @@ def pending(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
 
 def speed(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     """A row a case, a column an implementation."""
-    names = list(dict.fromkeys(row["backend"] for row in rows))
+    # What never gave a number has its reason below the table, and no column.
+    names = list(dict.fromkeys(row["backend"] for row in rows if row["status"] == "ok"))
     gpu = run.manifest["device"]["kind"] == "cuda"
     marked = {row["backend"] for row in rows if row["ours"]}
     yield _line([word("case", lang), *(f"**{n}**" if n in marked else n for n in names)])
@@ -205,15 +206,15 @@ def speed(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
         best = min((row["times_ms"]["median"] for row in good), default=0)
         peers = [row["times_ms"]["median"] for row in good if not row["ours"]]
         cells: list[str] = []
+        for row in group:
+            if row["status"] != "ok":
+                status = STATUS[row["status"]][lang == "zh"]
+                reason = _reason(row["reason"], lang)
+                reasons[word("gap", lang).format(row["backend"], status, reason)] = None
         for name in names:
             row = found.get(name)
-            if row is None:
-                cells.append("")
-            elif row["status"] != "ok":
-                status = STATUS[row["status"]][lang == "zh"]
-                cells.append("–")
-                why = word("gap", lang).format(name, status, _reason(row["reason"], lang))
-                reasons[why] = None
+            if row is None or row["status"] != "ok":
+                cells.append("" if row is None else "–")
             else:
                 time = row["times_ms"]["median"]
                 text = f"{row['tflops']:.0f}" if gpu else f"{time / min(peers or [best]):.2f}"

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from mkdocs.exceptions import PluginError
 from benchmarks import __main__ as commands
 from benchmarks import report, results, runner, suites, timing, work
 from benchmarks.suites.operations import operations
-from hooks import DOCS, LANGUAGES, measured
+from hooks import DOCS, LANGUAGES, figures, measured
 from tests.reading import PAGES, name
 
 CPU = torch.device("cpu")
@@ -466,6 +467,15 @@ def test_tables_of_a_gpu(monkeypatch, tmp_path: Path) -> None:
     assert "of earlier kernels" not in "".join(report.table("about", "gpu", "attention", "en"))
     monkeypatch.setattr(report, "digest", lambda: "another")
     assert "of earlier kernels" in "".join(report.table("about", "gpu", "attention", "en"))
+
+
+def test_figures_of_a_gpu(tmp_path: Path) -> None:
+    script = runpy.run_path(str(DOCS / "figures" / "benchmarks" / "attention_kernels.py"))
+    run = gpu_run(tmp_path)
+    for draw in ("roofline", "bars"):
+        for index in range(2):
+            svg = figures.to_svg(script[draw](run, lambda *texts: texts[index]), draw)
+            assert "NVIDIA H200" in svg and "TFLOP/s" in svg
 
 
 def test_without_rows_the_page_says_so(monkeypatch, tmp_path: Path) -> None:
