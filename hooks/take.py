@@ -21,6 +21,7 @@ WORDS = {
     "en": {
         "alone": "needs only torch, and is a single file already.",
         "more": "needs torch and {n} more {files}: {names}.",
+        "triton": " Its kernels are in Triton, which PyTorch brings on Linux with a CUDA GPU.",
         "sep": ", ",
         "copy": "Copy the file",
         "copy_single": "Copy all as one file",
@@ -34,6 +35,7 @@ WORDS = {
     "zh": {
         "alone": "只依赖 torch，本身就是单个文件。",
         "more": "依赖 torch 和另外 {n} 个文件：{names}。",
+        "triton": "计算核用 Triton 编写；在带 CUDA GPU 的 Linux 上，PyTorch 自带 Triton。",
         "sep": "、",
         "copy": "复制整个文件",
         "copy_single": "复制单文件版",
@@ -161,12 +163,14 @@ def _link(file: str, text: str) -> str:
 
 def _needs(name: str, page: Page, lang: str) -> str:
     words, others = WORDS[lang], library.closure(name)[:-1]
+    kernels = any("import triton\n" in library.body(one) for one in (name, *others))
+    triton = words["triton"] if kernels else ""
     if not others:
-        return words["alone"]
+        return words["alone"] + triton
     links = [
         f'<a href="{get_relative_url(addresses(other)["copy"], page.url)}" download>'
         f"<code>{file_name(other)}</code></a>"
         for other in others
     ]
     noun = "file" if len(others) == 1 else "files"
-    return words["more"].format(n=len(others), files=noun, names=words["sep"].join(links))
+    return words["more"].format(n=len(others), files=noun, names=words["sep"].join(links)) + triton

@@ -7,15 +7,15 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from snippets.kernels.depthwise_convolution import causal_conv1d, depthwise_conv2d_kernel
+from snippets.kernels.fft_convolution import fft_conv2d
+from snippets.kernels.implicit_gemm_convolution import conv1x1_fused, implicit_gemm_conv2d
+from snippets.kernels.winograd import winograd_conv2d
 from torch import Tensor
 
 from benchmarks.suites import Backend, Built, Cell, random_tensors
 from benchmarks.suites.heads import ON_GPU
 from snippets.convolution.convolution_arithmetic import conv2d_im2col
-from snippets.kernels.depthwise_convolution import causal_conv1d, depthwise_conv2d_kernel
-from snippets.kernels.fft_convolution import fft_conv2d
-from snippets.kernels.implicit_gemm_convolution import conv1x1_fused, implicit_gemm_conv2d
-from snippets.kernels.winograd import winograd_conv2d
 
 PASSES = ("forward", "data gradient", "weight gradient")
 
@@ -119,8 +119,8 @@ def _cell(suite: str, device: torch.device, layer: Layer, images: int, name: str
         }
         if gpu:
             backends |= {
-                f"cuDNN NCHW, benchmark": plain.backend(conv, setting=_benchmark),
-                f"cuDNN channels_last, benchmark": last.backend(conv, setting=_benchmark),
+                "cuDNN NCHW, benchmark": plain.backend(conv, setting=_benchmark),
+                "cuDNN channels_last, benchmark": last.backend(conv, setting=_benchmark),
                 "torch.compile": last.backend(torch.compile(conv, dynamic=False)),
             }
         ours = ON_GPU if not gpu else None
@@ -184,7 +184,9 @@ class _Layout:
 
         def reference(gradients: bool) -> tuple[Tensor, list[Tensor] | None]:
             leaves = [x.detach().double() for x in (self.x, self.weight)]
-            wanted = [x for x, of in zip(leaves, (self.x, self.weight)) if of.requires_grad]
+            wanted = [
+                x for x, of in zip(leaves, (self.x, self.weight), strict=True) if of.requires_grad
+            ]
             for x in wanted:
                 x.requires_grad_()
             out = conv(*leaves)
@@ -242,9 +244,7 @@ def _conv1d(device: torch.device, B: int, C: int, L: int, name: str) -> Cell:
         x, weight, upstream = random_tensors(device, getattr(torch, _dtype(device)), seed, *sizes)
         layouts = {
             "channels innermost": [t.detach().transpose(1, 2) for t in (x, upstream)],
-            "positions innermost": [
-                t.detach().transpose(1, 2).contiguous() for t in (x, upstream)
-            ],
+            "positions innermost": [t.detach().transpose(1, 2).contiguous() for t in (x, upstream)],
         }
         backends: dict[str, Backend] = {}
 
@@ -267,7 +267,9 @@ def _conv1d(device: torch.device, B: int, C: int, L: int, name: str) -> Cell:
                     compiled = torch.compile(library, dynamic=False)
                     backends["torch.compile"] = Backend(partial(compiled, x_, w_), **of)
                 missing = None if gpu else ON_GPU
-                backends["causal_conv1d"] = Backend(partial(ours, x_, w_), True, None, missing, **of)
+                backends["causal_conv1d"] = Backend(
+                    partial(ours, x_, w_), True, None, missing, **of
+                )
 
         def reference(gradients: bool) -> tuple[Tensor, list[Tensor] | None]:
             x_ = x.detach().transpose(1, 2).double().requires_grad_(name == "data gradient")
