@@ -23,6 +23,7 @@ from benchmarks.timing import clock, one_thread
 
 PARTIAL = ".partial"
 DEADLINE = "deadline"
+NO_ROOM = "its float64 reference does not fit into memory"
 
 
 class Session:
@@ -31,6 +32,8 @@ class Session:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
         self.device = torch.device(given.device)
+        if self.device.index is not None:
+            torch.cuda.set_device(self.device)  # whose events and streams are used
         self.clock = clock(self.device)
         self.seconds = given.seconds or (1.0 if self.device.type == "cpu" else 0.15)
         self.start = time.monotonic()
@@ -98,7 +101,11 @@ def run(session: Session, suite: str, cells: Iterable[suites.Cell]) -> results.R
                 text = f", {left:.0f} s left" if left else ""
                 print(f"{number + 1}/{len(todo)} {cell.label}{text}", flush=True)
                 args = (session.device, session.clock, sampler, session.seconds)
-                new = list(runner.rows(cell, *args))
+                try:
+                    new = list(runner.rows(cell, *args))
+                except torch.OutOfMemoryError:  # in float64, to compare with
+                    torch.cuda.empty_cache()
+                    new = list(runner.skipped(cell, NO_ROOM))
                 measured += 1
             new = [{"run_id": manifest["run_id"], **row} for row in new]
             rows += new
@@ -111,15 +118,26 @@ def run(session: Session, suite: str, cells: Iterable[suites.Cell]) -> results.R
     found = results.Run(manifest, rows)
     for row in rows:
         row |= results.derived(row, found.ceilings())
+    if manifest["deadline_hit"] and _published_whole(suite, session.folder):
+        print(f"{suite}: the deadline; the published run stays, the same command goes on")
+        results.save(suite, found, session.folder, PARTIAL)
+        return found
     results.save(suite, found, session.folder)
     results.remove(suite, session.folder, PARTIAL)
     return found
 
 
+def _published_whole(suite: str, folder: Path) -> bool:
+    try:
+        return not results.load(suite, folder).manifest["deadline_hit"]
+    except results.ResultError:
+        return False
+
+
 def _resume(session: Session, suite: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A run that was broken off or met its deadline, of the same machine and code; or a new."""
     fresh = session.manifest(suite)
-    same = ("device", "versions", "tuned_config_sha256", "seed")
+    same = ("device", "versions", "commit", "dirty", "tuned_config_sha256", "seed")
     for ending in (PARTIAL, ""):
         try:
             found = results.load(suite, session.folder, ending)

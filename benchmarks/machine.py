@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -51,8 +52,9 @@ def versions() -> dict[str, str | None]:
 
 def source() -> dict[str, Any]:
     """Commit, and whether anything that is measured differs from it."""
+    commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--", "snippets", "benchmarks/*.py")
-    return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    return {"commit": commit, "dirty": not commit or bool(changed)}
 
 
 def folder(device: torch.device) -> str:
@@ -93,7 +95,7 @@ def ceilings(device: torch.device, clock: Clock, when: str, small: bool) -> list
     add("copy", 8 * count, lambda: y.copy_(x), f"{4 * count} bytes read and written")
     if gpu:
         rate = 16  # a multiprocessor and cycle: throughput table of the CUDA C++ guide
-        megahertz = float(_smi("clocks.max.sm") or 0)
+        megahertz = float(re.sub(r"[^\d.]", "", _smi("clocks.max.sm") or "") or 0)
         units = torch.cuda.get_device_properties(device).multi_processor_count
         if megahertz:
             how = f"{units} multiprocessors, {rate} a cycle, {megahertz:.0f} MHz (not measured)"
@@ -117,9 +119,8 @@ class Sampler:
         self._samples: list[list[float]] = []
         self._process: subprocess.Popen[str] | None = None
         if device.type == "cuda":
-            index = device.index or 0
             command = ["nvidia-smi", f"--query-gpu={','.join(SAMPLED)}", "-lms", "100"]
-            command += ["--format=csv,noheader,nounits", f"--id={index}"]
+            command += ["--format=csv,noheader,nounits", _id()]
             try:
                 self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             except FileNotFoundError:
@@ -171,7 +172,10 @@ def _version(package: str) -> str | None:
 
 def _git(*args: str) -> str:
     command = ["git", *args]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
     return result.stdout.strip()
 
 
@@ -179,12 +183,17 @@ def _smi(what: str) -> str | None:
     if not torch.cuda.is_available():
         return None
     command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
-    command.append(f"--id={torch.cuda.current_device()}")
+    command.append(_id())
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
     return result.stdout.splitlines()[0].strip() if result.stdout.strip() else None
+
+
+def _id() -> str:
+    """The GPU in use, as nvidia-smi knows it; its numbers are not CUDA's."""
+    return f"--id=GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
 
 
 def _processor() -> str:

@@ -6,6 +6,7 @@ published stays until the new is whole, and a run that was broken off can go on.
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +36,7 @@ class Run:
         found: dict[str, list[float]] = {}
         for ceiling in self.manifest["ceilings"]:
             found.setdefault(ceiling["kind"], []).append(ceiling["value"])
-        return {kind: sorted(values)[len(values) // 2] for kind, values in found.items()}
+        return {kind: statistics.median(values) for kind, values in found.items()}
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -205,7 +206,7 @@ def _sides(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
     """Rows of ours and of libraries, by cell; steps of a ladder and candidates are ours alone."""
     count: dict[tuple[Any, ...], list[int]] = {}
     for row in rows:
-        if row["op"] not in ("ladder", "tuning") and row["reason"] != "deadline":
+        if row["op"] not in ("ladder", "tuning") and row["backend"] != "-":
             count.setdefault((*cell(row), row["pass"]), [0, 0])[0 if row["ours"] else 1] += 1
     return [(ours, theirs) for ours, theirs in count.values()]
 

@@ -32,8 +32,7 @@ def rows(
         exact = expected_grads if name == "backward" else [expected]
         assert exact is not None
         made: dict[str, dict[str, Any]] = {}
-        steps: dict[str, tuple[Step, int]] = {}
-        methods: dict[str, str] = {}
+        ready: dict[str, Step] = {}
         for backend_name, backend in built.backends.items():
             made[backend_name] = row = _row(cell, name, backend_name, backend)
             try:
@@ -41,21 +40,20 @@ def rows(
                 checked = _prepare(backend, built, "forward") if name != "backward" else step
                 row |= _first_call(checked, exact, cell.dtype, device)
                 _guarded(step)
-                row["kernel_names"] = _kernels(step, device)
-                steps[backend_name], methods[backend_name] = _repeatable(
-                    step, cell, backend_name, name, device, clock
-                )
+                row["kernel_names"] = _guarded(lambda step=step: _kernels(step, device))
+                ready[backend_name] = step
             except Refused as refused:
                 row["status"], row["reason"] = refused.args
+        steps, method = _repeatable(ready, cell, name, device, clock)
         sampler.start()
         for backend_name, measured in interleave(steps, seconds, clock, SEED).items():
-            made[backend_name] |= measured | {"method": methods[backend_name]}
+            made[backend_name] |= measured | {"method": method}
         state = sampler.summary()
         for row in made.values():
             if row["status"] == "ok":
                 row |= state
             yield row
-        del steps
+        del ready, steps  # and the graphs of the backward pass
 
 
 EMPTY: dict[str, Any] = {
@@ -134,7 +132,7 @@ def _guarded(step: Callable[[], Any]) -> Any:
         torch.cuda.empty_cache()
         raise Refused("oom", "out of memory") from None
     except Exception as error:
-        if "CUDA error" in str(error):
+        if re.search("CUDA error: (?!CUBLAS|out of memory)", str(error)):
             raise  # nothing that follows on this GPU can be trusted
         text = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         no_kernel = re.search("No (available kernel|viable backend)", str(error))
@@ -186,19 +184,27 @@ def _kernels(step: Step, device: torch.device) -> list[str]:
 
 
 def _repeatable(
-    step: Step, cell: Cell, backend_name: str, name: str, device: torch.device, clock: Clock
-) -> tuple[tuple[Step, int], str]:
-    """What is called for a timing, how many calls of the function that is, and how it is done."""
+    ready: dict[str, Step], cell: Cell, name: str, device: torch.device, clock: Clock
+) -> tuple[dict[str, tuple[Step, int]], str]:
+    """By backend what is called for a timing and how many calls that is; and the method.
+
+    All functions of a case are timed alike: as graphs if the fastest of them is short.
+    """
+    single = {backend: (step, 1) for backend, step in ready.items()}
     if device.type == "cpu":
-        return (step, 1), "calls"
-    if sorted(clock.calls(step, 0))[1] > SHORT or name != "forward":
-        return (step, 1), "events"
+        return single, "calls"
+    shortest = min((sorted(clock.calls(step, 0))[1] for step in ready.values()), default=1.0)
+    if shortest > SHORT or name != "forward":
+        return single, "events"
     size = torch.cuda.get_device_properties(device).L2_cache_size
     own = sum(x.numel() * x.element_size() for x in cell.build(SEED).leaves)
     copies = [cell.build(SEED + i) for i in range(min(32, 2 * size // own + 1))]
-    steps = [_prepare(copy.backends[backend_name], copy, "forward") for copy in copies]
     try:
-        return clock.graph(steps), "graph"
+        graphs = {
+            backend: clock.graph([_prepare(b.backends[backend], b, "forward") for b in copies])
+            for backend in ready
+        }
     except RuntimeError:  # what synchronises cannot be captured
         torch.cuda.synchronize()
-        return (step, 1), "events"
+        return single, "events"
+    return graphs, "graph"

@@ -43,6 +43,7 @@ class DeviceClock(Clock):
         return self._run(step, min(200, max(5, int(seconds / statistics.median(one)))))
 
     def _run(self, step: Step, number: int) -> list[float]:
+        torch.cuda._sleep(100_000 * number)  # cycles, in which the host fills the queue
         marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(number)]
         for start, end in marks:
             self._cache.zero_()
@@ -56,9 +57,12 @@ class DeviceClock(Clock):
         """All steps in one CUDA graph, so that no launch is waited for."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for step in steps:
-                step()
-        return graph.replay, len(steps)
+            outputs = [step() for step in steps]  # alive together: each has memory of its own
+
+        def replay(kept: object = (steps, outputs)) -> None:  # what the graph reads and writes
+            graph.replay()
+
+        return replay, len(steps)
 
 
 def clock(device: torch.device) -> Clock:

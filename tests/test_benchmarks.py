@@ -281,6 +281,7 @@ def test_an_unknown_suite_is_named(capsys) -> None:
 def test_stored_results_are_sound(suite: str, folder: Path) -> None:
     found = results.check(suite, folder)
     assert not found.manifest["deadline_hit"], "a published run is whole"
+    assert not found.manifest["dirty"], "measured code is that of its commit"
     expected_errors = {
         row["backend"]: row["reason"] for row in found.rows if row["status"] == "error"
     }

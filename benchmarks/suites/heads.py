@@ -38,9 +38,12 @@ def eager(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
 @cache
 def flex() -> Callable[..., Tensor]:
     """FlexAttention, compiled."""
+    import torch._dynamo
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    # Beyond the limit it would run unfused, with no more than a warning; fullgraph raises.
+    torch._dynamo.config.recompile_limit = 256
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
 def too_large(device: torch.device, count: int, itemsize: int) -> tuple[str, str] | None:

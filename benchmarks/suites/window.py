@@ -121,7 +121,7 @@ class _Configured(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, table: Tensor, shift: int, config: Any) -> Tensor:
         scale = qkv.shape[-1] ** -0.5
-        training = any(ctx.needs_input_grad)
+        training = not torch.is_inference_mode_enabled() and any(ctx.needs_input_grad)
         out, lse = kernel._forward(qkv, table, WINDOW, shift, scale, training, config)
         ctx.save_for_backward(qkv, table, lse)
         ctx.given = WINDOW, shift, scale, config

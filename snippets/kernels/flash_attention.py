@@ -14,7 +14,8 @@ Axes:  B batch, H query heads, G key-value heads, N queries, M keys, D width of 
 # --8<-- [start:imports]
 import math
 import os
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -275,7 +276,7 @@ class _Config:
     block_q: int
     block_k: int
     warps: int
-    stages: int  # tiles on their way at a time
+    stages: int  # buffers for tiles
     specialized: bool = False  # a producer and two consumers: Hopper, forward, 4 warps, 128 queries
 
 
@@ -328,10 +329,12 @@ def _config(name: str, q: Tensor) -> _Config:
     if q.dtype == torch.float32:  # without matrix units
         return _Config(32, 16, 8, 1) if name == "forward" else _Config(16, 16, 8, 1)
     kind = torch.cuda.get_device_capability(q.device)
-    if kind == (9, 0) and not triton.__version__.startswith("3.6."):
-        kind = None  # specialisation is young: what other versions make of it is not known
     configs = _CONFIGS.get((name, kind), _CONFIGS[name, None])
-    return configs[(32, 64, 128, 256).index(_block_d(q))]
+    config = configs[(32, 64, 128, 256).index(_block_d(q))]
+    if config.specialized and not triton.__version__.startswith(("3.6.", "3.7.")):
+        # Specialisation is young: what other versions make of it has not been looked at.
+        config = replace(config, warps=8, specialized=False)
+    return config
 
 
 # --8<-- [start:launch]
@@ -371,6 +374,11 @@ def _backward(
     dk, dv = torch.empty_like(k), torch.empty_like(v)
     if 0 in (B, N, M):
         return dq.to(q.dtype), dk.zero_(), dv.zero_()
+    if torch.are_deterministic_algorithms_enabled():
+        text = "flash_attention sums the gradient of q in changing order: it is not deterministic"
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(text)
+        warnings.warn(text, stacklevel=2)
     delta = torch.empty_like(lse)
     queries, keys = [1, 1, config.block_q, width], [1, 1, config.block_k, width]
     with torch.cuda.device_of(q):

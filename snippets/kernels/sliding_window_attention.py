@@ -53,6 +53,8 @@ def sliding_window_attention_chunked(
     """Attention inside a window by overlapping chunks, in O(N * window) time and memory.
 
     Plain PyTorch, on any device, for any floating dtype, differentiable any number of times.
+    Scores and softmax are in the dtype of the inputs: float16 overflows beyond 65504, bfloat16
+    loses digits that the kernel keeps.
 
     Args:
         q: queries, (B, H, N, D). The last query stands at the last key, so that N < M
@@ -112,7 +114,7 @@ def sliding_window_attention(
 
     Arguments, alignment, result and errors are those of `sliding_window_attention_chunked`, but
     q, k, v must be bfloat16, float16 or float32 (exact, and slow), D a multiple of 8 up to 256,
-    and they must be on a GPU. Differentiable once. Compiled anew for each window.
+    scale positive, and they must be on a GPU. Differentiable once. Compiled anew for each window.
     """
     left, right = band_edges(window, causal)
     _check_inputs(q, k, v)

@@ -66,7 +66,7 @@ def window_attention_eager(
     return out.roll((shift, shift), (1, 2)) if shift else out
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)  # kept: later calls may need a gradient
 def _table_index(window: int, device: torch.device) -> Tensor:
     """Row of the bias table for each query and key of a window, (T, T)."""
@@ -76,7 +76,7 @@ def _table_index(window: int, device: torch.device) -> Tensor:
     return (dy + window - 1) * (2 * window - 1) + dx + window - 1
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def _apart(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
     """Pairs of a window that are neighbours only by the cyclic shift, (windows, T, T)."""
@@ -316,13 +316,14 @@ def _launch(kernel, config, qkv, window, shift, scale, tiles, *tensors) -> None:
     grid = (each * parts,)
     if not grid[0]:
         return
-    kernel[grid](
-        qkv, *tensors, B, H, W, shift, *qkv.stride()[:3], scale, triton.cdiv(B, parts),
-        HEADS=heads, D=D, WINDOW=window, QUERIES=config.queries, KEYS=config.keys,
-        WIDTH=max(16, _power_of_2(D)),
-        ROWS=_power_of_2((2 * window - 1) ** 2),
-        num_warps=config.warps, num_stages=config.stages,
-    )  # fmt: skip
+    with torch.cuda.device_of(qkv):
+        kernel[grid](
+            qkv, *tensors, B, H, W, shift, *qkv.stride()[:3], scale, triton.cdiv(B, parts),
+            HEADS=heads, D=D, WINDOW=window, QUERIES=config.queries, KEYS=config.keys,
+            WIDTH=max(16, _power_of_2(D)),
+            ROWS=_power_of_2((2 * window - 1) ** 2),
+            num_warps=config.warps, num_stages=config.stages,
+        )  # fmt: skip
 
 
 def _forward(
