@@ -488,8 +488,10 @@ def flash_attention(
         scale: of the scores, 1 / sqrt(D) if None; positive.
 
     Any strides do; what the hardware cannot read in place is copied first. The gradient of q is
-    added up in float32 in an order that changes from run to run, so its last bits do too.
-    Differentiating twice raises RuntimeError.
+    added up in float32 in an order that changes from run to run, so its last bits do too; where
+    torch.use_deterministic_algorithms is set the backward pass raises. Differentiating twice
+    raises RuntimeError. Autocast does not change the data type: cast q, k, v yourself.
+    Triton's allocator (triton.set_allocator) is set and left set.
 
     Returns:
         (B, H, N, D), laid out in memory as q; 0 for a query that sees no key.

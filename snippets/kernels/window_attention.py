@@ -421,7 +421,9 @@ def window_attention(
         ValueError: sizes do not fit; a tensor is not on a GPU (and Triton does not interpret).
         TypeError: the dtype is not one of the three.
 
-    Gradients of qkv and bias_table can be had once; the gradient of a gradient raises.
+    Gradients of qkv and bias_table can be had once; the gradient of a gradient raises. That of
+    bias_table is added up in an order that changes from run to run, so its last bits do too;
+    torch.use_deterministic_algorithms does not notice.
     """
     _check(qkv, bias_table, window, shift)
     _check_kernel(qkv, bias_table, window)

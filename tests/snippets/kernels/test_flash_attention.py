@@ -421,6 +421,20 @@ def test_a_second_derivative_is_refused():
         dq.sum().backward()
 
 
+def test_where_determinism_is_asked_for_the_backward_pass_raises():
+    qkv = inputs(1, 1, 1, 5, 5, 8)
+    out = flash_attention(*qkv)
+    try:
+        torch.use_deterministic_algorithms(True)
+        with pytest.raises(RuntimeError, match="gradient of q in changing order"):
+            out.sum().backward()
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="gradient of q in changing order"):
+            flash_attention(*qkv).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_two_copies_side_by_side():
     spec = importlib.util.spec_from_file_location("flash_attention_copy", module.__file__)
     copy = importlib.util.module_from_spec(spec)
