@@ -51,7 +51,7 @@ class Session:
             "suite": suite,
             "utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": f"python -m benchmarks {' '.join(sys.argv[1:])}",
-            **machine.source(),
+            **machine.source(self.given.commit),
             "device": machine.describe(self.device),
             "versions": machine.versions(),
             "flags": {
@@ -190,6 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
         add("--seconds", type=float, help="for each function and pass; 1 on a CPU, 0.15 on a GPU")
         add("--deadline", type=float, default=float("inf"), help="seconds in all")
         add("--out", type=Path, help="folder; default benchmarks/results/<machine>")
+        add("--commit", default="", help="of this unchanged copy, where git cannot tell")
     command = commands.add_parser("compare", help="two folders of results")
     command.add_argument("a", type=Path)
     command.add_argument("b", type=Path)

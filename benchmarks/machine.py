@@ -50,11 +50,13 @@ def versions() -> dict[str, str | None]:
     }
 
 
-def source() -> dict[str, Any]:
-    """Commit, and whether anything that is measured differs from it."""
+def source(stated: str = "") -> dict[str, Any]:
+    """Commit, and whether anything that is measured differs from it; as stated without git."""
     commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--", "snippets", "benchmarks/*.py")
-    return {"commit": commit, "dirty": not commit or bool(changed)}
+    if not commit:
+        return {"commit": stated, "dirty": not stated}
+    return {"commit": commit, "dirty": bool(changed)}
 
 
 def folder(device: torch.device) -> str:

@@ -261,6 +261,13 @@ def test_a_wrong_result_gets_no_time(value: float) -> None:
     assert status == "error" and "of its norm, allowed 0.0001" in reason
 
 
+def test_without_git_the_commit_is_stated_or_missing(monkeypatch) -> None:
+    assert commands.machine.source("abc")["commit"] not in ("", "abc"), "git knows better"
+    monkeypatch.setattr(commands.machine, "_git", lambda *args: "")
+    assert commands.machine.source() == {"commit": "", "dirty": True}
+    assert commands.machine.source("abc") == {"commit": "abc", "dirty": False}
+
+
 def test_a_part_is_not_written_over_the_whole() -> None:
     with pytest.raises(SystemExit, match="measure a part: say with --out"):
         run("run", "--suite", "operations", "--only", "pointwise")

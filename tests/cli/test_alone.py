@@ -36,9 +36,19 @@ def distributions(name: str, found: dict[str, metadata.Distribution]) -> None:
 @pytest.fixture(scope="session")
 def torch_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of packages that holds torch, what it requires, and nothing else."""
-    folder = tmp_path_factory.mktemp("torch-alone")
+    return installed(tmp_path_factory.mktemp("torch-alone"), "torch")
+
+
+@pytest.fixture(scope="session")
+def triton_too(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What torch brings where there is a GPU; and NumPy, which Triton's interpreter needs."""
+    return installed(tmp_path_factory.mktemp("triton-too"), "torch", "triton", "numpy")
+
+
+def installed(folder: Path, *names: str) -> Path:
     found: dict[str, metadata.Distribution] = {}
-    distributions("torch", found)
+    for name in names:
+        distributions(name, found)
     for distribution in found.values():
         for name in {Path(file).parts[0] for file in distribution.files or []} - {"..", "bin"}:
             if not (folder / name).exists():
@@ -62,11 +72,13 @@ def test_the_empty_environment_is_empty(torch_alone: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("form", [[], ["--single-file"]], ids=["files", "single"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_copy_runs_with_torch_alone(
-    name: str, form: list[str], torch_alone: Path, tmp_path: Path
+    name: str, form: list[str], torch_alone: Path, triton_too: Path, tmp_path: Path
 ) -> None:
     assert main(["add", name, "--to", str(tmp_path / "copied"), *form]) == 0
     module = f"copied.{name.rpartition('/')[2]}"
-    done = alone(torch_alone, "-W", "ignore", "-m", module, cwd=tmp_path)
+    kernels = any("import triton\n" in p.read_text("utf-8") for p in tmp_path.rglob("*.py"))
+    packages = triton_too if kernels else torch_alone
+    done = alone(packages, "-W", "ignore", "-m", module, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout, done.stderr
 
 
