@@ -16,11 +16,14 @@ Row = Mapping[str, Any]
 HERE = Path(__file__).parent
 ANCHORS = HERE / "anchors.json"
 LADDERS = HERE / "ladders.json"
+CONVOLUTIONS = ("convolution", "depthwise")
 WORDS: dict[str, tuple[str, str]] = {
     "case": ("Case", "用例"),
     "pass": ("Pass", "阶段"),
     "forward": ("forward", "前向"),
     "backward": ("backward", "反向"),
+    "data gradient": ("data gradient", "输入梯度"),
+    "weight gradient": ("weight gradient", "权重梯度"),
     "causal": ("causal", "因果"),
     "heads": ("heads", "头"),
     "shift": ("shift", "移位"),
@@ -67,6 +70,26 @@ WORDS: dict[str, tuple[str, str]] = {
     "attention": ("Full attention", "完整注意力"),
     "window": ("Windows of Swin-T", "Swin-T 的窗口"),
     "sliding": ("Sliding window", "滑动窗口"),
+    "convolution": ("Convolutions", "卷积"),
+    "depthwise": ("Depthwise convolutions", "逐通道卷积"),
+    "kind": ("Kind", "类别"),
+    "stride": ("stride", "步幅"),
+    "dilation": ("dilation", "膨胀"),
+    "groups": ("groups", "组"),
+    "fused": ("fused", "融合"),
+    "floor": ("Floor", "下界"),
+    "layouts": ("channels_last ÷ NCHW", "channels_last ÷ NCHW"),
+    "search": ("`benchmark` on ÷ off", "`benchmark` 开 ÷ 关"),
+    "layout-unit": (
+        "Ratios of times: below one, the first is faster; “=” marks a tie. Layouts are compared at "
+        "the better setting of each, settings at the layout that is named.",
+        "均为耗时之比：小于一，则前者更快；“=” 表示持平。比较布局时各取较快的设置，"
+        "比较设置时取所注明的布局。",
+    ),
+    "share-unit": (
+        "In percent of the speed at the floor: ours, and in brackets the fastest library function.",
+        "占下界速度的百分比：先是本项目，括号内是最快的库函数。",
+    ),
     "silent": (
         "None of our functions ran on this machine.",
         "本项目的函数都没有在这台机器上运行。",
@@ -86,6 +109,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "unit-gpu": (
         "TFLOP/s, the median of all calls; bold: the fastest.",
         "单位 TFLOP/s，取全部调用的中位数；粗体为最快。",
+    ),
+    "unit-bytes": (
+        "GB/s of the bytes that must move, the median of all calls; bold: the fastest.",
+        "单位 GB/s，按必须搬运的字节计，取全部调用的中位数；粗体为最快。",
     ),
     "unit-speed": (
         "TFLOP/s; of the rows the fastest of all lengths.",
@@ -200,7 +227,7 @@ def speed(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     yield _line(["---"] * (len(names) + 1))
     reasons: dict[str, None] = {}
     hot = False
-    for case, group in sorted(_groups(rows), key=lambda pair: _order(pair[0])):
+    for case, group in sorted(groups(rows), key=lambda pair: _order(pair[0])):
         found = {row["backend"]: row for row in group}
         good = [row for row in group if row["status"] == "ok"]
         best = min((row["times_ms"]["median"] for row in good), default=0)
@@ -217,13 +244,15 @@ def speed(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
                 cells.append("" if row is None else "–")
             else:
                 time = row["times_ms"]["median"]
-                text = f"{row['tflops']:.0f}" if gpu else f"{time / min(peers or [best]):.2f}"
+                amount = row["gbps" if row["suite"] == "depthwise" else "tflops"]
+                text = f"{amount:.0f}" if gpu else f"{time / min(peers or [best]):.2f}"
                 cells.append(f"**{text}**" if time == best else text)
         slowed = any(row["throttled"] for row in group)
         hot |= slowed
-        yield _line([_case(case, lang) + " †" * slowed, *cells])
+        yield _line([label(case, lang) + " †" * slowed, *cells])
     yield ""
-    yield word("unit-gpu" if gpu else "unit-cpu", lang)
+    unit = "unit-bytes" if rows[0]["suite"] == "depthwise" else "unit-gpu"
+    yield word(unit if gpu else "unit-cpu", lang)
     if hot:
         yield ""
         yield word("slowed", lang)
@@ -238,13 +267,13 @@ def verdicts(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     yield _line([word(name, lang) for name in heads])
     yield _line(["---"] * len(heads))
     found: list[tuple[float, list[str]]] = []
-    for case, group in _groups(rows):
+    for case, group in groups(rows):
         for ratio in results.ratios(group):
             mine = next(row for row in group if row["backend"] == ratio.ours)
             outcome = "tie" if ratio.tie else "loss" if ratio.median > 1 else "win"
             share = mine["fraction_of_floor"]
             cells = [
-                _case(case, lang),
+                label(case, lang),
                 word(mine["pass"], lang),
                 ratio.ours,
                 ratio.library,
@@ -261,13 +290,14 @@ def verdicts(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
 
 
 def tally(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
-    """How often each of ours is slower and faster than the best peer, by pass and head width."""
+    """How often each of ours is slower and faster than the best peer, by pass and kind of case."""
     heads = ("ours", "pass", "slower", "ties", "faster", "middle", "range")
-    found: dict[tuple[str, str, Any], list[results.Ratio]] = {}
-    for case, group in _groups(rows):
+    found: dict[tuple[str, str, str], list[results.Ratio]] = {}
+    for case, group in groups(rows):
         for ratio in results.ratios(group):
-            found.setdefault((ratio.ours, case["pass"], case["shape"]["D"]), []).append(ratio)
-    yield _line([word(heads[0], lang), "D", *(word(name, lang) for name in heads[1:])])
+            found.setdefault((ratio.ours, case["pass"], _kind(case, lang)), []).append(ratio)
+    second = word("kind", lang) if rows[0]["suite"] in CONVOLUTIONS else "D"
+    yield _line([word(heads[0], lang), second, *(word(name, lang) for name in heads[1:])])
     yield _line(["---"] * (len(heads) + 1))
     middles = {key: statistics.median(r.median for r in list_) for key, list_ in found.items()}
     for key, ratios in sorted(found.items(), key=lambda pair: -middles[pair[0]]):
@@ -275,11 +305,72 @@ def tally(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
         ties = sum(ratio.tie for ratio in ratios)
         slower = sum(ratio.median > 1 and not ratio.tie for ratio in ratios)
         counts = [f"**{slower}**" if slower else "0", f"{ties}", f"{len(ratios) - ties - slower}"]
-        name, which, D = key
-        cells = [name, f"{D}", word(which, lang), *counts, f"{middles[key]:.2f}"]
+        name, which, kind = key
+        cells = [name, kind, word(which, lang), *counts, f"{middles[key]:.2f}"]
         yield _line([*cells, f"{max(times):.2f}–{min(times):.2f}"])
     if not found:
         yield from _nothing(len(heads) + 1, lang)
+
+
+def shares(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
+    """A row a layer: its floor, and what part of the speed there each pass reaches."""
+    passes = list(dict.fromkeys(row["pass"] for row in rows))
+    heads = [word(name, lang) for name in ("case", "floor", "bound", *passes)]
+    yield _line(heads)
+    yield _line(["---"] * len(heads))
+    layers: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        layers.setdefault(results.cell(row), []).append(row)
+    for layer in layers.values():
+        first = layer[0]
+        floor = first["floor_ms"]
+        time = f"{floor:.3g} ms" if floor >= 1 else f"{1000 * floor:.3g} µs"
+        cells = [label(first, lang), time, word(first["bound"], lang)]
+        for name in passes:
+            parts = [
+                max((r["fraction_of_floor"] for r in layer if _ran(r, name, ours)), default=None)
+                for ours in (True, False)
+            ]
+            mine, theirs = ("–" if part is None else f"{100 * part:.0f}" for part in parts)
+            cells.append(f"{mine} ({theirs})")
+        yield _line(cells)
+    yield ""
+    yield word("share-unit", lang)
+
+
+def layouts(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
+    """Of the library alone: which memory layout is faster, and what its search brings."""
+    settings = ("NCHW", "channels_last")
+    searched = any(", benchmark" in row["backend"] for row in rows)
+    heads = ["case", "pass", "layouts"]
+    names = [word(name, lang) for name in heads]
+    names += [f"{word('search', lang)}, {layout}" for layout in settings] if searched else []
+    yield _line(names)
+    yield _line(["---"] * len(names))
+    for case, group in groups(rows):
+        good = [row for row in group if row["status"] == "ok" and not row["ours"]]
+        good = [row for row in good if row["backend"] != "torch.compile"]
+        by = {layout: [row for row in good if row["layout"] == layout] for layout in settings}
+        if not all(by.values()):
+            continue
+        best = {layout: min(found, key=_median) for layout, found in by.items()}
+        cells = [label(case, lang), word(case["pass"], lang)]
+        cells.append(_compared(best["channels_last"], best["NCHW"]))
+        for layout in settings if searched else ():
+            pair = {", benchmark" in row["backend"]: row for row in by[layout]}
+            cells.append(_compared(pair[True], pair[False]) if len(pair) == 2 else "–")
+        yield _line(cells)
+    yield ""
+    yield word("layout-unit", lang)
+
+
+def _compared(one: Row, other: Row) -> str:
+    ratio = results.ratio(one, other)
+    return f"{ratio.median:.2f}{' =' * ratio.tie}"
+
+
+def _ran(row: Row, name: str, ours: bool) -> bool:
+    return row["status"] == "ok" and row["pass"] == name and row["ours"] == ours
 
 
 def gaps(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
@@ -423,7 +514,7 @@ def about(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     if texts:
         yield ""
         yield word("ceilings", lang).format(", ".join(texts))
-    states = [group[0] for _, group in _groups(row for row in rows if row["clock_mhz"])]
+    states = [group[0] for _, group in groups(row for row in rows if row["clock_mhz"])]
     if states:
         clocks = [row["clock_mhz"] for row in states]
         power = max(row["power_w"] or 0 for row in states)
@@ -484,6 +575,8 @@ TABLES: dict[str, Callable[[Run, list[Row], str], Iterable[str]]] = {
     "verdicts": verdicts,
     "gaps": gaps,
     "overlap": overlap,
+    "shares": shares,
+    "layouts": layouts,
     "errors": errors,
     "kernels": kernels,
     "anchors": anchors,
@@ -496,8 +589,8 @@ TABLES: dict[str, Callable[[Run, list[Row], str], Iterable[str]]] = {
 
 def summary(run: Run) -> Iterator[str]:
     """All rows of a run, a cell after the other."""
-    for case, group in _groups(run.rows):
-        yield f"\n{case['suite']} {case['op']} {_case(case, 'en')}, {case['pass']}"
+    for case, group in groups(run.rows):
+        yield f"\n{case['suite']} {case['op']} {label(case, 'en')}, {case['pass']}"
         for row in sorted(group, key=lambda row: (row["times_ms"] or {"median": 1e9})["median"]):
             if row["status"] != "ok":
                 yield f"  {row['backend']:<34} {row['status']}: {row['reason']}"
@@ -523,7 +616,7 @@ def compared(a: Run, b: Run) -> Iterator[str]:
     others = {results.key(row): row for row in b.rows}
     shared = [(row, others[results.key(row)]) for row in a.rows if results.key(row) in others]
     for one, other in shared:
-        name = f"{_case(one, 'en')} {one['pass']} {one['backend']}"
+        name = f"{label(one, 'en')} {one['pass']} {one['backend']}"
         if not one["status"] == other["status"] == "ok":
             if one["status"] != other["status"]:
                 yield f"  {name}: A {one['status']}, B {other['status']}"
@@ -557,7 +650,7 @@ def _fits(row: Row, only: Mapping[str, Any]) -> bool:
     return all(str(shape.get(k, row.get(k))).lower() == str(v).lower() for k, v in only.items())
 
 
-def _groups(rows: Iterable[Row]) -> list[tuple[Row, list[Row]]]:
+def groups(rows: Iterable[Row]) -> list[tuple[Row, list[Row]]]:
     """Rows of one cell and pass, with one of them to name it."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -567,14 +660,18 @@ def _groups(rows: Iterable[Row]) -> list[tuple[Row, list[Row]]]:
 
 def _order(row: Row) -> tuple[Any, ...]:
     """From narrow to wide, from short to long; what is measured first is another matter."""
+    if row["suite"] in CONVOLUTIONS:
+        return ()  # the order of the network
     shape = row["shape"] if isinstance(row["shape"], dict) else {}
     return *(shape.get(axis, 0) for axis in "DNw"), row["dtype"], bool(row["causal"])
 
 
-def _case(row: Row, lang: str) -> str:
+def label(row: Row, lang: str) -> str:
     shape = row["shape"]
     if isinstance(shape, str):
         return shape
+    if row["suite"] in CONVOLUTIONS:
+        return _layer(row, lang)
     if row["suite"] == "window":
         size = f"{shape['height']}×{shape['width']}, {shape['H']} {word('heads', lang)}"
         return f"{size}, {word('shift', lang)} {shape['shift']}"
@@ -588,6 +685,39 @@ def _case(row: Row, lang: str) -> str:
     if row["dtype"] == "float16":
         parts.append("float16")
     return ", ".join(parts)
+
+
+def _layer(row: Row, lang: str) -> str:
+    """Of a convolution: channels, window, map, and what is not usual."""
+    shape = row["shape"]
+    if "L" in shape:
+        return f"C={shape['C']}, L={shape['L']}, k={shape['k']}"
+    channels = f"{shape['C']}" if row["suite"] == "depthwise" else f"{shape['C']}→{shape['K']}"
+    parts = [channels, f"{shape['R']}×{shape['R']}", f"{shape['side']}×{shape['side']}"]
+    if shape["stride"] > 1:
+        parts.append(f"{word('stride', lang)} {shape['stride']}")
+    return ", ".join([*parts, *_special(row, lang)])
+
+
+def _special(row: Row, lang: str) -> list[str]:
+    shape, found = row["shape"], []
+    if shape["dilation"] > 1:
+        found.append(f"{word('dilation', lang)} {shape['dilation']}")
+    if row["suite"] != "depthwise" and shape["groups"] > 1:
+        found.append(f"{shape['groups']} {word('groups', lang)}")
+    if "residual" in shape:
+        found.append(word("fused", lang))
+    return found
+
+
+def _kind(row: Row, lang: str) -> str:
+    """What cases are counted together."""
+    shape = row["shape"]
+    if row["suite"] not in CONVOLUTIONS:
+        return str(shape["D"])
+    if "L" in shape:
+        return f"k={shape['k']}"
+    return ", ".join([f"{shape['R']}×{shape['R']}", *_special(row, lang)])
 
 
 def _same_shape(row: Row, anchor: Mapping[str, Any]) -> bool:

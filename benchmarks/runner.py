@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from benchmarks.machine import Sampler
 from benchmarks.suites import SEED, Backend, Built, Cell
-from benchmarks.timing import Clock, Step, interleave
+from benchmarks.timing import Clock, Step, interleave, there
 
+GRADIENTS = ("backward", "data gradient", "weight gradient")
 SHORT = 50e-6  # seconds; what is shorter is timed as a graph over inputs beyond the cache
 # Largest relative error (L2 norm) of a result that counts, against float64.
 TOLERANCE = {"bfloat16": 2e-2, "float16": 3e-3, "float32": 1e-4}
@@ -26,10 +28,10 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Measure all passes of a cell; the run adds its id and what follows from its ceilings."""
     built = cell.build(SEED)
-    gradients = "backward" in cell.passes
+    gradients = any(name in GRADIENTS for name in cell.passes)
     expected, expected_grads = built.reference(gradients)
     for name in cell.passes:
-        exact = expected_grads if name == "backward" else [expected]
+        exact = expected_grads if name in GRADIENTS else [expected]
         assert exact is not None
         made: dict[str, dict[str, Any]] = {}
         ready: dict[str, Step] = {}
@@ -37,16 +39,19 @@ def rows(
             made[backend_name] = row = _row(cell, name, backend_name, backend)
             try:
                 step = _prepare(backend, built, name)
-                checked = _prepare(backend, built, "forward") if name != "backward" else step
-                row |= _first_call(checked, exact, cell.dtype, device)
-                _guarded(step)
-                row["kernel_names"] = _guarded(lambda step=step: _kernels(step, device))
+                checked = step if name in GRADIENTS else _prepare(backend, built, "forward")
+                here = partial(there, backend.thread)
+                row |= _first_call(partial(here, checked), exact, cell.dtype, device)
+                _guarded(partial(here, step))
+                names = partial(_kernels, partial(here, step), device)
+                row["kernel_names"] = _guarded(names)
                 ready[backend_name] = step
             except Refused as refused:
                 row["status"], row["reason"] = refused.args
-        steps, method = _repeatable(ready, cell, name, device, clock)
+        steps, method = _repeatable(ready, built, cell, name, device, clock)
         sampler.start()
-        for backend_name, measured in interleave(steps, seconds, clock, SEED).items():
+        threads = {title: backend.thread for title, backend in built.backends.items()}
+        for backend_name, measured in interleave(steps, seconds, clock, SEED, threads).items():
             made[backend_name] |= measured | {"method": method}
         state = sampler.summary()
         for row in made.values():
@@ -86,7 +91,7 @@ def _row(cell: Cell, name: str, backend_name: str, backend: Backend) -> dict[str
         "op": cell.op,
         "shape": cell.shape,
         "dtype": cell.dtype,
-        "layout": cell.layout,
+        "layout": backend.layout,
         "causal": cell.causal,
         "pass": name,
         "backend": backend_name,
@@ -114,8 +119,10 @@ def _prepare(backend: Backend, built: Built, name: str) -> Step:
     def both() -> Sequence[Tensor | None]:
         return torch.autograd.grad(backend.run().sum(), built.leaves, allow_unused=True)
 
-    if name != "backward":
+    if name not in GRADIENTS:
         return forward if name == "forward" else both
+    if name != "backward":
+        return backend.run
     out = _guarded(backend.run)
 
     def backward() -> Sequence[Tensor]:
@@ -184,7 +191,12 @@ def _kernels(step: Step, device: torch.device) -> list[str]:
 
 
 def _repeatable(
-    ready: dict[str, Step], cell: Cell, name: str, device: torch.device, clock: Clock
+    ready: dict[str, Step],
+    built: Built,
+    cell: Cell,
+    name: str,
+    device: torch.device,
+    clock: Clock,
 ) -> tuple[dict[str, tuple[Step, int]], str]:
     """By backend what is called for a timing and how many calls that is; and the method.
 
@@ -193,7 +205,9 @@ def _repeatable(
     single = {backend: (step, 1) for backend, step in ready.items()}
     if device.type == "cpu":
         return single, "calls"
-    shortest = min((sorted(clock.calls(step, 0))[1] for step in ready.values()), default=1.0)
+    threads = {title: built.backends[title].thread for title in ready}
+    calls = (there(threads[title], clock.calls, step, 0) for title, step in ready.items())
+    shortest = min((sorted(times)[1] for times in calls), default=1.0)
     if shortest > SHORT or name != "forward":
         return single, "events"
     size = torch.cuda.get_device_properties(device).L2_cache_size
@@ -201,8 +215,12 @@ def _repeatable(
     copies = [cell.build(SEED + i) for i in range(min(32, 2 * size // own + 1))]
     try:
         graphs = {
-            backend: clock.graph([_prepare(b.backends[backend], b, "forward") for b in copies])
-            for backend in ready
+            title: there(
+                threads[title],
+                clock.graph,
+                [_prepare(b.backends[title], b, "forward") for b in copies],
+            )
+            for title in ready
         }
     except RuntimeError:  # what synchronises cannot be captured
         torch.cuda.synchronize()

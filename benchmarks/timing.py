@@ -4,12 +4,14 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 Step = Callable[[], object]
+T = TypeVar("T")
 ROUNDS = 3  # passes over all functions, in random order
 
 
@@ -81,14 +83,24 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def there(thread: ThreadPoolExecutor | None, run: Callable[..., T], *args: Any) -> T:
+    """The result of a call in another thread, or in this one."""
+    return run(*args) if thread is None else thread.submit(run, *args).result()
+
+
 def interleave(
-    steps: Mapping[str, tuple[Step, int]], seconds: float, clock: Clock, seed: int = 0
+    steps: Mapping[str, tuple[Step, int]],
+    seconds: float,
+    clock: Clock,
+    seed: int = 0,
+    threads: Mapping[str, ThreadPoolExecutor | None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Time all steps in turns.
 
     Args:
         steps: by name, what is called and how many calls of the function that is.
         seconds: for each name, all rounds together.
+        threads: where a step runs, if not here.
 
     Returns:
         For each the fields `times_ms` and `pass_medians` of a row.
@@ -98,7 +110,8 @@ def interleave(
     for _ in range(ROUNDS):
         for name in order.sample(sorted(steps), len(steps)):
             step, number = steps[name]
-            calls = clock.calls(step, seconds / ROUNDS)
+            thread = (threads or {}).get(name)
+            calls = there(thread, clock.calls, step, seconds / ROUNDS)
             rounds[name].append([1000 * t / number for t in calls])
     return {name: summary(calls) for name, calls in rounds.items()}
 

@@ -53,10 +53,28 @@ def _products(name: str, pairs: int, D: int, itemsize: int, queries: int, keys: 
     return Work(10 * pairs * D, itemsize * (3 * queries + 4 * keys), pairs)
 
 
+def _convolution(shape: Mapping[str, int], name: str, causal: bool, itemsize: int) -> Work:
+    """Each pass has one product, reads two of input, weight and output, and writes the third."""
+    if "L" in shape:
+        B, C, L, k = (shape[axis] for axis in "BCLk")
+        return Work(2 * B * C * L * k, itemsize * (2 * B * C * L + C * k), 0)
+    N, C, K, R, side = (shape[axis] for axis in ("N", "C", "K", "R", "side"))
+    reach = shape["dilation"] * (R - 1) + 1
+    pixels = N * ((side + 2 * shape["padding"] - reach) // shape["stride"] + 1) ** 2
+    taps = R * R * C // shape["groups"]
+    whole = shape["stride"] <= R or name == "data gradient"  # else pixels between windows stay
+    values = (N * side**2 if whole else pixels) * C + K * taps + pixels * K
+    if "residual" in shape:  # scale, shift and what is added
+        values += 2 * K + pixels * K
+    return Work(2 * pixels * K * taps, itemsize * values, 0)
+
+
 FORMULAS: dict[str, Callable[[Mapping[str, int], str, bool, int], Work]] = {
     "attention": _attention,
     "sliding": _sliding,
     "window": _window,
+    "convolution": _convolution,
+    "depthwise": _convolution,
 }
 
 

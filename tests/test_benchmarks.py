@@ -6,7 +6,9 @@ import operator
 import re
 import runpy
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from benchmarks.suites.operations import operations
 from hooks import DOCS, LANGUAGES, figures, measured
 from tests.reading import PAGES, name
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+STATUSES = {"ok", "skipped", "unsupported"}
 OPERATIONS = list(operations(torch.float64, small=True))
 MARKED = [
     page.relative_to(DOCS / "en").with_suffix("").as_posix()
@@ -69,6 +72,76 @@ def test_backends_of_a_cell_agree_with_float64(suite: str) -> None:
             torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("suite", ["convolution", "depthwise"])
+def test_backends_of_a_layer_agree_with_float64(suite: str) -> None:
+    """Each cell has one pass; the kernels, which a run leaves out on a CPU, are interpreted."""
+    seen = set()
+    makers = suites.cells, suites.tuning_cells
+    for cell in (cell for make in makers for cell in make(suite, CPU, small=True)):
+        (name,) = cell.passes
+        built = cell.build(1)
+        out, grads = built.reference(name != "forward")
+        expected = out if name == "forward" else grads[0]
+        for title, backend in built.backends.items():
+            torch.testing.assert_close(backend.run().double(), expected, rtol=1e-4, atol=1e-4)
+            seen.add((cell.op, name, title))
+    assert ("tuning", "forward") in {pair[:2] for pair in seen} and len(seen) > 20
+
+
+def test_layers_on_a_gpu_are_those_of_the_networks() -> None:
+    """Making a cell needs no GPU; building it does."""
+    found = [cell for suite in ("convolution", "depthwise") for cell in suites.cells(suite, CUDA)]
+    keys = [(results.cell(vars(cell)), cell.passes) for cell in found]
+    assert len(set(map(str, keys))) == len(keys)
+    resnet = [
+        cell
+        for cell in found
+        if cell.op == "convolution" and cell.passes == ("forward",)
+        if cell.shape["groups"] == cell.shape["dilation"] == 1
+    ]
+    assert len(resnet) == 23, "3 + 3 * 6 layers and two 1x1 of the first stage"
+    # torchvision's ResNet-50 has 53 convolutions; every shape of them is here, and no other.
+    from torchvision.models import resnet50
+
+    with torch.device("meta"):
+        model = resnet50().eval()
+        shapes = set()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(
+                    lambda layer, inputs, _: shapes.add(
+                        (*layer.weight.shape[:3], inputs[0].shape[2], layer.stride[0])
+                    )
+                )
+        model(torch.empty(1, 3, 224, 224))
+    ours = {
+        tuple(cell.shape[axis] for axis in ("K", "C", "R", "side", "stride")) for cell in resnet
+    }
+    assert ours == shapes
+
+
+def test_a_backend_runs_in_its_thread() -> None:
+    """cuDNN keeps a plan for each thread: what is searched for must not meet what is not."""
+    there: dict[str, set[int]] = {"own": set(), "shared": set()}
+
+    def backend(name: str, thread: Any = None) -> suites.Backend:
+        def run() -> torch.Tensor:
+            there[name].add(threading.get_ident())
+            return torch.ones(2)
+
+        return suites.Backend(run, thread=thread)
+
+    with ThreadPoolExecutor(1) as thread:
+        both = cell(backend("own", thread), backend("shared"))
+        sampler = commands.machine.Sampler(CPU)
+        found = list(runner.rows(both, CPU, timing.clock(CPU), sampler, 0.001))
+        assert [row["status"] for row in found] == ["ok", "ok"]
+        assert there == {
+            "own": {thread.submit(threading.get_ident).result()},
+            "shared": {threading.get_ident()},
+        }
+
+
 # Arithmetic -----------------------------------------------------------------------
 
 
@@ -100,6 +173,32 @@ def test_work_of_windows() -> None:
     windows = 2 * 2 * 3
     assert found.flops == windows * 3 * 4 * 49 * 49 * 32
     assert found.bytes == 8 * 3 * 32 * 2 * 14 * 21  # 8 bytes a channel and token
+
+
+@pytest.mark.parametrize("name", ["forward", "data gradient", "weight gradient"])
+@pytest.mark.parametrize(
+    ("C", "K", "R", "side", "stride", "dilation", "groups"),
+    [(6, 4, 3, 7, 1, 1, 1), (6, 4, 3, 8, 2, 1, 2), (4, 4, 3, 9, 1, 2, 4), (4, 8, 1, 8, 2, 1, 1)],
+)
+def test_work_of_a_convolution(name, C, K, R, side, stride, dilation, groups) -> None:
+    padding = dilation * (R - 1) // 2
+    shape = dict(C=C, K=K, R=R, side=side, stride=stride, dilation=dilation, groups=groups)
+    found = work.work(row("convolution", name, N=2, padding=padding, **shape))
+    x = torch.zeros(2, C, side, side, requires_grad=True)
+    weight = torch.ones(K, C // groups, R, R)
+    out = torch.nn.functional.conv2d(x, weight, None, stride, padding, dilation, groups)
+    (seen,) = torch.autograd.grad(out.sum(), x)
+    assert found.flops == 2 * out.numel() * R * R * C // groups and found.exps == 0
+    read = x.numel() if name == "data gradient" else int((seen != 0).sum())
+    assert found.bytes == 2 * (read + weight.numel() + out.numel())
+    if R == 1 and name == "forward":
+        more = work.work(row("convolution", N=2, padding=0, residual=1, **shape))
+        assert more.bytes - found.bytes == 2 * (out.numel() + 2 * K)
+
+
+def test_work_of_a_causal_convolution() -> None:
+    found = work.work(row("depthwise", B=2, C=3, L=5, k=4))
+    assert found == work.Work(2 * 2 * 3 * 5 * 4, 2 * (2 * 2 * 3 * 5 + 12), 0)
 
 
 def test_the_slowest_unit_sets_the_floor() -> None:
@@ -135,10 +234,10 @@ def test_a_ratio_is_against_the_fastest_library_function() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["attention", "window", "sliding"])
+@pytest.mark.parametrize("suite", ["attention", "window", "sliding", "convolution", "depthwise"])
 def test_a_run_of_small_sizes(suite: str, tmp_path: Path, capsys) -> None:
     found = small(suite, tmp_path)
-    assert {row["status"] for row in found.rows} == {"ok", "skipped", "unsupported"}
+    assert {"ok", "skipped"} <= {row["status"] for row in found.rows} <= STATUSES
     for row in found.rows:
         if row["status"] == "ok":
             assert row["times_ms"]["n"] >= 9 and row["error"]["rel_l2"] < 1e-5

@@ -2,16 +2,11 @@
 
 from matplotlib.lines import Line2D
 
-from benchmarks import report
+from benchmarks import plots, report
 from benchmarks.results import Run
 from hooks.figures import BLUE, INK, ORANGE, new
 
 DASHED, DOTTED = (0, (6, 3)), (0, (1, 2))
-MARKERS = {
-    "others": {"marker": "x", "ms": 4.5, "color": (INK, 0.6)},
-    "peer": {"marker": "D", "ms": 5, "color": "none", "mec": BLUE, "mew": 1.4},
-    "ours": {"marker": "o", "ms": 5.5, "color": (ORANGE, 0.8), "mec": ORANGE},
-}
 
 
 def figures(t):
@@ -24,7 +19,7 @@ def roofline(run: Run, t):
     """The forward rows by FLOP for each byte, a panel a head width."""
     rows = [row for row in _good(run) if row["pass"] == "forward"]
     widths = sorted({row["shape"]["D"] for row in rows})
-    ceilings, (unit, prefix) = run.ceilings(), _unit(run)
+    ceilings, (unit, prefix) = run.ceilings(), plots.unit(run)
     peak, copy = ceilings["matmul"] / unit, ceilings["copy"] / unit
     places = [row["flops"] / row["bytes"] for row in rows]
     low, high = min(*places, peak / copy) / 2, max(*places, peak / copy) * 2
@@ -38,29 +33,27 @@ def roofline(run: Run, t):
         ax.plot([low, peak / copy, high], [low * copy, peak, peak], color=INK, lw=1.6)
         ax.plot([peak / copy, high], [alone, alone], color=INK, lw=1.1, ls=DASHED)
         ax.plot([peak / copy, high], [apart, apart], color=INK, lw=1.2, ls=DOTTED)
-        for kind in MARKERS:
+        for kind in plots.MARKERS:
             points = [
                 (row["flops"] / row["bytes"], row["tflops"] * 1e12 / unit)
                 for row in here
                 if _kind(row, here) == kind
             ]
             if points:
-                ax.plot(*zip(*points, strict=True), ls="", **MARKERS[kind])
+                ax.plot(*zip(*points, strict=True), ls="", **plots.MARKERS[kind])
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xlim(low, high)
         ax.set_ylim(min(*speeds, peak / 4) / 1.6, max(*alones, peak) * 1.5)
-        _ticks(ax, thirds=len(widths) == 1)
+        plots.ticks(ax, thirds=len(widths) == 1)
         ax.set_title(f"D = {D}", loc="left")
         if ax is not axes[0]:
             ax.set_yticklabels([])
     axes[len(axes) // 2].set_xlabel(t("FLOP for each byte", "每字节的浮点运算次数"))
-    names = {
-        "others": t("other library functions", "其他库函数"),
-        "peer": t("fastest library function", "最快的库函数"),
-        "ours": t("ours", "本项目"),
-    }
-    points = [Line2D([], [], ls="", label=names[kind], **MARKERS[kind]) for kind in MARKERS]
+    named = plots.names(t)
+    points = [
+        Line2D([], [], ls="", label=named[kind], **plots.MARKERS[kind]) for kind in plots.MARKERS
+    ]
     lines = [
         Line2D([], [], color=INK, lw=1.6, label=t("memory, matrix products", "访存、矩阵乘")),
         Line2D([], [], color=INK, lw=1.1, ls=DASHED, label=t("exponentials", "指数运算")),
@@ -74,7 +67,7 @@ def roofline(run: Run, t):
         ),
     ]
     figure.legend(handles=[*points, *lines], loc="outside lower center", ncols=2, fontsize=9)
-    title = _title(run, t, t("forward", "前向"), rows[0]["dtype"], f"{prefix}FLOP/s")
+    title = plots.title(run, t, t("forward", "前向"), rows[0]["dtype"], f"{prefix}FLOP/s")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure
 
@@ -97,7 +90,7 @@ def bars(run: Run, t):
     cases = sorted({row["shape"][axis] for row in rows})
     names = [name for name in dict.fromkeys(row["backend"] for row in rows) if name in ran]
     step = len(names) + 1.4
-    unit, prefix = _unit(run)
+    unit, prefix = plots.unit(run)
     passes = ("forward", "backward")
     figure, axes = new(6, 0.9 + 0.19 * step * len(cases), len(passes))
     for ax, which in zip(axes, passes, strict=True):
@@ -119,7 +112,7 @@ def bars(run: Run, t):
         if "=" in label.get_text():
             label.set_fontweight("bold")
     how = t("not causal", "非因果")
-    title = _title(run, t, what, how, rows[0]["dtype"], f"{prefix}FLOP/s")
+    title = plots.title(run, t, what, how, rows[0]["dtype"], f"{prefix}FLOP/s")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure
 
@@ -161,25 +154,3 @@ def _kind(row, rows):
     same = [r for r in rows if not r["ours"] and r["pass"] == row["pass"]]
     same = [r for r in same if (r["shape"], r["causal"]) == (row["shape"], row["causal"])]
     return "peer" if row is max(same, key=lambda r: r["tflops"]) else "others"
-
-
-def _unit(run):
-    """What speeds are given in: tera on a GPU, giga on a CPU."""
-    return (1e12, "T") if run.manifest["device"]["kind"] == "cuda" else (1e9, "G")
-
-
-def _title(run, t, *words):
-    name = run.manifest["device"]["name"].removeprefix("NVIDIA ")
-    thread = "" if _unit(run)[1] == "T" else t(", one thread", "，单线程")
-    return name + thread + t(": ", "：") + t(", ", "，").join(words)
-
-
-def _ticks(ax, thirds):
-    """Powers of ten, and their thirds where there is room, as plain numbers."""
-    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-        steps = [m * 10**e for e in range(-3, 7) for m in (1, 3)]
-        shown = [step for step in steps if low <= step <= high]
-        if not thirds and axis is ax.xaxis:
-            shown = [step for step in shown if str(step)[0] == "1"]
-        axis.set_ticks(shown, [f"{step:g}" for step in shown])
-        axis.set_ticks([], minor=True)
