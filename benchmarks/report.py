@@ -459,11 +459,11 @@ def _anchored(rows: list[Row] | None, lang: str) -> Iterator[str]:
     heads = ("case", "pass", "published", "where", "here", "source")
     yield _line([word(name, lang) for name in heads])
     yield _line(["---"] * len(heads))
-    groups: dict[str, list[Row]] = {}
+    alike: dict[str, list[Row]] = {}
     same = ("D", "N", "causal", "pass", "heads", "machine", "url", "note")
     for anchor in json.loads(ANCHORS.read_text("utf-8")):
-        groups.setdefault(json.dumps([anchor.get(name) for name in same]), []).append(anchor)
-    for group in groups.values():
+        alike.setdefault(json.dumps([anchor.get(name) for name in same]), []).append(anchor)
+    for group in alike.values():
         anchor = group[0]
         shape = f"N={anchor['N']}, D={anchor['D']}"
         if "heads" in anchor:
@@ -667,6 +667,7 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 
 def label(row: Row, lang: str) -> str:
+    """What a case is, without its pass."""
     shape = row["shape"]
     if isinstance(shape, str):
         return shape
