@@ -13,7 +13,7 @@ from benchmarks.machine import Sampler
 from benchmarks.suites import SEED, Backend, Built, Cell
 from benchmarks.timing import Clock, Step, interleave, there
 
-GRADIENTS = ("backward", "data gradient", "weight gradient")
+GRADIENTS = ("backward", "dgrad", "wgrad")
 SHORT = 50e-6  # seconds; what is shorter is timed as a graph over inputs beyond the cache
 # Largest relative error (L2 norm) of a result that counts, against float64.
 TOLERANCE = {"bfloat16": 2e-2, "float16": 3e-3, "float32": 1e-4}

@@ -62,7 +62,7 @@ def _convolution(shape: Mapping[str, int], name: str, causal: bool, itemsize: in
     reach = shape["dilation"] * (R - 1) + 1
     pixels = N * ((side + 2 * shape["padding"] - reach) // shape["stride"] + 1) ** 2
     taps = R * R * C // shape["groups"]
-    whole = shape["stride"] <= R or name == "data gradient"  # else pixels between windows stay
+    whole = shape["stride"] <= R or name == "dgrad"  # else pixels between windows stay
     values = (N * side**2 if whole else pixels) * C + K * taps + pixels * K
     if "residual" in shape:  # scale, shift and what is added
         values += 2 * K + pixels * K

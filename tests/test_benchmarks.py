@@ -175,7 +175,7 @@ def test_work_of_windows() -> None:
     assert found.bytes == 8 * 3 * 32 * 2 * 14 * 21  # 8 bytes a channel and token
 
 
-@pytest.mark.parametrize("name", ["forward", "data gradient", "weight gradient"])
+@pytest.mark.parametrize("name", ["forward", "dgrad", "wgrad"])
 @pytest.mark.parametrize(
     ("C", "K", "R", "side", "stride", "dilation", "groups"),
     [(6, 4, 3, 7, 1, 1, 1), (6, 4, 3, 8, 2, 1, 2), (4, 4, 3, 9, 1, 2, 4), (4, 8, 1, 8, 2, 1, 1)],
@@ -189,7 +189,7 @@ def test_work_of_a_convolution(name, C, K, R, side, stride, dilation, groups) ->
     out = torch.nn.functional.conv2d(x, weight, None, stride, padding, dilation, groups)
     (seen,) = torch.autograd.grad(out.sum(), x)
     assert found.flops == 2 * out.numel() * R * R * C // groups and found.exps == 0
-    read = x.numel() if name == "data gradient" else int((seen != 0).sum())
+    read = x.numel() if name == "dgrad" else int((seen != 0).sum())
     assert found.bytes == 2 * (read + weight.numel() + out.numel())
     if R == 1 and name == "forward":
         more = work.work(row("convolution", N=2, padding=0, residual=1, **shape))

@@ -21,7 +21,7 @@ from snippets.kernels.fft_convolution import fft_conv2d
 from snippets.kernels.implicit_gemm_convolution import conv1x1_fused, implicit_gemm_conv2d
 from snippets.kernels.winograd import winograd_conv2d
 
-PASSES = ("forward", "data gradient", "weight gradient")
+PASSES = ("forward", "dgrad", "wgrad")
 NCHW, LAST = torch.contiguous_format, torch.channels_last
 LAYOUTS = {NCHW: "NCHW", LAST: "channels_last"}
 Conv = Callable[[Tensor, Tensor], Tensor]
@@ -120,7 +120,7 @@ def cells(device: torch.device, small: bool) -> Iterator[Cell]:
     yield _ladder(device, Layer(8, 8, 3, 6) if small else STEP, images)
     for name in PASSES:
         for layer in layers:
-            if layer.C > 3 or name != "data gradient":  # nobody asks for that of the image
+            if layer.C > 3 or name != "dgrad":  # nobody asks for that of the image
                 yield _cell("convolution", device, layer, images, name)
         if name == "forward":
             for layer in fused:
@@ -155,7 +155,7 @@ def tuning_cells(device: torch.device, small: bool) -> Iterator[Cell]:
             for c in WEIGHT
             for programs in (1, 2)
         }
-        yield _tuning(device, layer, 1 if small else 128, configs, "weight gradient")
+        yield _tuning(device, layer, 1 if small else 128, configs, "wgrad")
 
 
 def depthwise_tuning_cells(device: torch.device, small: bool) -> Iterator[Cell]:

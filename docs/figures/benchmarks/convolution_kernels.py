@@ -40,7 +40,7 @@ def roofline(runs, t):
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xlim(low, high)
-        ax.set_ylim(min(*speeds, peak / 4) / 1.6, peak * 1.8)
+        ax.set_ylim(min(*speeds, peak / 4) / 1.6, max(*speeds, peak) * 1.5)
         plots.ticks(ax, thirds=False)
         ax.set_title(report.word(name, t("en", "zh")), loc="left")
         ax.set_xlabel(t("FLOP for each byte", "每字节的浮点运算次数"))
