@@ -58,7 +58,7 @@ def fft_conv2d(x: Tensor, weight: Tensor, padding: Pair = 0, tile: int | None = 
 
     Returns:
         Output (B, O, HO, WO). float16 and bfloat16 are computed in float32 and rounded at the
-        end, for on a CPU the FFT knows neither.
+        end: the FFT knows bfloat16 nowhere, and float16 on GPUs only, in powers of 2.
 
     Raises:
         ValueError: shapes do not fit, or a parameter is out of range.
@@ -128,7 +128,8 @@ def causal_conv1d(x: Tensor, kernel: Tensor) -> Tensor:
 
     Args:
         x: sequences, (..., C, L), floating point.
-        kernel: (C, K), real convolution, kernel[:, 0] meets the present; taps beyond L are idle.
+        kernel: (C, K), true convolution: kernel[:, 0] meets the present (in the package
+            causal_conv1d of Mamba the last tap does: flip(-1)); taps beyond L are idle.
 
     Returns:
         (..., C, L); the half precisions as in fft_conv2d.

@@ -103,11 +103,12 @@ def winograd_conv2d(
         weight: kernels, (O, C, KH, KW), applied without flipping (cross-correlation).
         padding: zeros at each end of the axis.
         tile: outputs along the side of a tile; 2 and 4 are what libraries use for 3 x 3.
-        points: as for `transforms`, tile + K - 2 of them.
+        points: as for `transforms`, tile + K - 2 of them, for both axes: square kernels only.
 
     Returns:
         Output (B, O, HO, WO). In float16 and bfloat16 the transformed tiles and kernels are
-        rounded to this precision, as for a matrix unit; transforms and sums are in float32.
+        rounded to this precision, as for a matrix unit; transforms and sums are in float32
+        (in TF32 on a GPU where torch.set_float32_matmul_precision asks for less).
 
     Raises:
         ValueError: shapes do not fit, a parameter is out of range, or too few points are known.

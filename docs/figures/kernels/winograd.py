@@ -150,7 +150,7 @@ def error(t):
     ax.set_xlim(1.7, 6.5)
     ax.set_ylim(1e-8, 20)
     ax.minorticks_off()
-    ax.text(6.1, 6, t("points 0, ±1, ±2, ±3", "取点 0、±1、±2、±3"), ha="right", va="center")
+    ax.text(6.1, 6, t("points 0, ±1, ±2, ±3", "插值点 0、±1、±2、±3"), ha="right", va="center")
     note = t("dots: measured; lines: rounding × growth", "点：实测；线：舍入 × 放大倍数")
     ax.text(1.8, 2.2e-8, note, va="center")
     torch.set_num_threads(threads)
