@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from importlib.metadata import version
 
 # The tensors are small: more threads, here and in what the tests start, take four times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -13,15 +12,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from benchmarks.libraries import allow_torchvision
+
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repeatable")
-
-
-# torchvision from PyPI is built for CUDA; beside a torch for the CPU its import asks for these.
-if torch.__version__.endswith("+cpu") and "+" not in version("torchvision"):
-    _torchvision = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _torchvision.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+allow_torchvision()
 
 
 @pytest.fixture(autouse=True)

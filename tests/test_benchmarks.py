@@ -269,8 +269,9 @@ def test_ceilings_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_broken_off_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
-    whole = small("attention", tmp_path / "whole")
+@pytest.mark.parametrize("suite", ["attention", "depthwise"])
+def test_a_run_that_is_broken_off_goes_on(suite: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    whole = small(suite, tmp_path / "whole")
     count, real = 0, runner.rows
 
     def stop(*args: Any) -> Any:
@@ -281,12 +282,12 @@ def test_a_run_that_is_broken_off_goes_on(tmp_path: Path, monkeypatch, capsys) -
         return real(*args)
 
     monkeypatch.setattr(runner, "rows", stop)
-    published = tmp_path / "out" / "attention.jsonl"
+    published = tmp_path / "out" / f"{suite}.jsonl"
     with pytest.raises(SystemExit, match="130"):
-        small("attention", tmp_path / "out")
+        small(suite, tmp_path / "out")
     assert not published.exists(), "half a run is not published"
-    before = results.load("attention", tmp_path / "out", ".partial")
-    found = small("attention", tmp_path / "out")
+    before = results.load(suite, tmp_path / "out", ".partial")
+    found = small(suite, tmp_path / "out")
     assert "going on with run" in capsys.readouterr().out
     assert found.manifest["run_id"] == before.manifest["run_id"]
     assert list(map(results.key, found.rows)) == list(map(results.key, whole.rows))
@@ -575,6 +576,78 @@ def test_tables_of_a_gpu(monkeypatch, tmp_path: Path) -> None:
     assert "of earlier kernels" not in "".join(report.table("about", "gpu", "attention", "en"))
     monkeypatch.setattr(report, "digest", lambda: "another")
     assert "of earlier kernels" in "".join(report.table("about", "gpu", "attention", "en"))
+
+
+LIBRARIES = {
+    "cuDNN NCHW": 4.0,
+    "cuDNN channels_last": 3.0,
+    "cuDNN NCHW, benchmark": 4.0,
+    "cuDNN channels_last, benchmark": 2.0,
+}
+
+
+def gpu_layers(suite: str, folder: Path) -> results.Run:
+    """Rows for the layers that a GPU would run; ours takes half the time of the best library."""
+    manifest = results.load(suite).manifest | {
+        "device": dict(kind="cuda", name="NVIDIA H200", cc="9.0", sms=132, l2=62914560, memory=1),
+        "ceilings": [
+            {"kind": kind, "value": value, "when": "start", "how": "made up", "times_ms": None}
+            for kind, value in dict(matmul=8e14, copy=4e12, exp=4e12, launch=4e5).items()
+        ],
+    }
+    rows: list[dict[str, Any]] = []
+    for made in suites.cells(suite, CUDA):
+        for backend, factor in {**LIBRARIES, "ours": 1.0}.items():
+            layout = backend.split(",")[0].split()[-1]
+            given = suites.Backend(lambda: None, backend == "ours", layout=layout)
+            row = runner._row(made, made.passes[0], backend, given)
+            floor, _ = work.floor(work.work(row), {"matmul": 8e14, "copy": 4e12})
+            time = 2 * factor * floor
+            row |= timing.summary([[time] * 3, [1.1 * time] * 3, [0.9 * time] * 3])
+            row |= {"run_id": manifest["run_id"], "method": "events", "kernel_names": ["k"]}
+            row["error"] = dict(reference="float64", rel_l2=2e-3, max_abs=0.1, tolerance=2e-2)
+            rows.append(row)
+    found = results.Run(manifest, rows)
+    for row in rows:
+        row |= results.derived(row, found.ceilings())
+    results.save(suite, found, folder / "nvidia-h200")
+    return results.check(suite, folder / "nvidia-h200")
+
+
+@pytest.mark.parametrize("suite", ["convolution", "depthwise"])
+def test_tables_of_layers_on_a_gpu(suite: str, monkeypatch, tmp_path: Path) -> None:
+    run = gpu_layers(suite, tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    for lang in LANGUAGES:
+        for what in report.TABLES:
+            lines = report.table(what, "gpu", suite, lang)
+            columns = {line.count("|") for line in lines if line.startswith("|")}
+            assert len(columns) <= 1, f"{what}: rows differ in their number of cells"
+    shares = report.table("shares", "gpu", suite, "en", op=suite)
+    assert shares[0].count("|") == 7, "case, floor, bound, three passes"
+    rows = [line for line in shares if "×" in line]
+    assert len(rows) == len({json.dumps(r["shape"]) for r in run.rows if r["op"] == suite})
+    assert "50 (25)" in rows[-1], "2 floors for ours, 4 for the best library"
+    layouts = report.table("layouts", "gpu", suite, "en", op=suite)
+    assert "| 0.50 | 1.00 = | 0.67 |" in layouts[2]
+    speed = report.table("speed", "gpu", suite, "en", op=suite)
+    assert any(("GB/s" if suite == "depthwise" else "TFLOP/s") in line for line in speed)
+    verdict = report.table("verdicts", "gpu", suite, "en", op=suite)[2]
+    assert "cuDNN channels_last, benchmark | 0.50 (0.50–0.50) | faster" in verdict
+    kinds = " ".join(report.table("tally", "gpu", suite, "en"))
+    for kind in (
+        ("3×3, 32 groups", "3×3, dilation 2") if suite == "convolution" else ("k=4", "31×31")
+    ):
+        assert f"| {kind} |" in kinds
+
+
+def test_figures_of_layers_on_a_gpu(tmp_path: Path) -> None:
+    script = runpy.run_path(str(DOCS / "figures" / "benchmarks" / "convolution_kernels.py"))
+    runs = [gpu_layers(suite, tmp_path) for suite in ("convolution", "depthwise")]
+    for draw in ("roofline", "shares"):
+        for pick in (operator.itemgetter(0), operator.itemgetter(1)):
+            svg = figures.to_svg(script[draw](runs, lambda *texts, pick=pick: pick(texts)), draw)
+            assert "H200" in svg
 
 
 def test_figures_of_a_gpu(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.libraries import allow_torchvision
 from benchmarks.suites import SEED, Backend, Built, Cell
 from snippets.attention.bert import Bert, BertConfig
 from snippets.attention.bert import from_huggingface as bert_weights
@@ -121,6 +122,7 @@ def _attention(dtype: torch.dtype, small: bool) -> Iterator[Operation]:
 
 
 def _models(dtype: torch.dtype, small: bool) -> Iterator[Operation]:
+    allow_torchvision()
     import transformers
 
     randn = _random(dtype)
