@@ -17,6 +17,7 @@ Axes:  B batch, C channels, H and W input, HO and WO output, R and S filter, L l
 import functools
 import os
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -352,7 +353,9 @@ def _power_of_2(least: int) -> int:
 
 def _config(x: Tensor, R: int, S: int, stride: int, weights: bool = False) -> _Config:
     """Tiles that the registers hold, as the compiler says: see the assertions of the test."""
-    channels = min(_power_of_2(x.shape[1]), 128 // x.element_size())  # a line of 128 bytes
+    line = 128 // x.element_size()  # 128 bytes, or half of it where fewer threads stay idle
+    channels = min(line, line // 2, key=lambda n: triton.cdiv(x.shape[1], n) * n)
+    channels = min(_power_of_2(x.shape[1]), channels)
     tiles = max(1, 512 // channels)  # 4 channels a thread
     if weights:
         taken = R if R * S * stride <= 25 else 1
@@ -542,8 +545,8 @@ def _bands_weight(planes, grad_planes, weight, widths, pad, config) -> Tensor:
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """The tensor itself where a pixel's channels are one piece from 16 bytes on, else a copy."""
-    vector = 16 // x.element_size()
+    """The tensor itself where a pixel's channels are one piece, aligned as in a copy, else that."""
+    vector = gcd(16 // x.element_size(), x.shape[1])  # no copy can do better
     whole = x.stride(1) == 1 and x.data_ptr() % 16 == 0
     whole = whole and not any(x.stride(axis) % vector for axis in (0, 2, 3))
     near = max(x.shape[2] * x.stride(2), x.shape[3] * x.stride(3)) < 2**30  # places are int32
@@ -574,7 +577,7 @@ def depthwise_conv2d_kernel(
         x: input, (B, C, H, W); float16, bfloat16 or float32. Fast with channels innermost in
             memory (torch.channels_last), else copied first.
         weight: a filter for each channel, (C, 1, R, S), of the same dtype as x.
-        bias: (C,), of a floating dtype.
+        bias: (C,), one of these dtypes, not necessarily that of x.
         stride: step of the window in both directions, 1 or 2.
         padding: zeros at each end, of (H, W) or of both.
 
@@ -586,6 +589,8 @@ def depthwise_conv2d_kernel(
         TypeError: a dtype is not one of the three, or x and weight differ.
 
     Gradients of x, weight and bias can be had once; the gradient of a gradient raises.
+    No autocast: x and weight must already share a type. torch.func transforms are not supported:
+    its gradients raise, and jvp gives zeros.
     """
     pad = (padding, padding) if isinstance(padding, int) else padding
     _check(x, weight, bias, stride, pad)
@@ -602,7 +607,7 @@ def causal_conv1d(
     Args:
         x: input, (B, C, L), dtypes as above. Fast if x.transpose(1, 2) is contiguous.
         weight: (C, k); the last tap meets the position itself.
-        bias: (C,).
+        bias: (C,), one of these dtypes, not necessarily that of x.
         activation: None, or "silu" for sum * sigmoid(sum).
 
     Returns:
@@ -623,7 +628,8 @@ def _forward_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int,
     pad: list[int], size: list[int], silu: bool,
 ) -> Tensor:  # fmt: skip
-    return _forward(x, weight, bias, stride, tuple(pad), tuple(size), silu)
+    with torch.cuda.device_of(x):
+        return _forward(x, weight, bias, stride, tuple(pad), tuple(size), silu)
 
 
 @torch.library.custom_op(f"{NAME}_backward", mutates_args=())
@@ -631,7 +637,8 @@ def _backward_op(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int,
     pad: list[int], silu: bool, needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _backward(grad, x, weight, bias, stride, tuple(pad), silu, tuple(needs))
+    with torch.cuda.device_of(x):
+        return _backward(grad, x, weight, bias, stride, tuple(pad), silu, tuple(needs))
 
 
 @_forward_op.register_fake

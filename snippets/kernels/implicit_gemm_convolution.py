@@ -231,7 +231,7 @@ def _config(name: str, x: Tensor, C: int, K: int) -> _Config:
         return _Config(128, min(K, 32), min(C, 32), 4, 1, boxes=True)
     if x.dtype == torch.float32:  # without matrix units
         return _Config(32, min(K, 64), min(C, 32), 4, 1)
-    modern = torch.cuda.get_device_capability(x.device) in ((9, 0), (10, 0))
+    modern = torch.cuda.get_device_capability(x.device)[0] in (9, 10)
     if name == "weight":
         K, C = min(K, 128), min(C, 128)
         return _Config(64, K, C, 8 if K * C > 2**13 else 4, 3, boxes=modern)
@@ -299,6 +299,7 @@ def _phases(axis: _Axis) -> list[_Axis]:
     return found
 
 
+@functools.cache
 def _box(N: int, P: int, Q: int, pixels: int) -> tuple[int, int, int]:
     """Images, rows, columns of a tile, powers of 2: as few tiles as possible, as square."""
     powers = [1 << i for i in range(pixels.bit_length())]
@@ -335,7 +336,8 @@ def _padded(x: Tensor, groups: int, width: int) -> Tensor:
 def _pack(weight: Tensor, groups: int) -> int:
     """How many groups share one product: matrix units want 16 channels, and memory likes 32."""
     widest = max(weight.shape[0] // groups, weight.shape[1])
-    return max(d for d in range(1, groups + 1) if groups % d == 0 and (d == 1 or d * widest <= 32))
+    most = max(1, min(groups, 32 // widest))
+    return max(d for d in range(1, most + 1) if groups % d == 0)
 
 
 def _packed(weight: Tensor, groups: int, pack: int) -> Tensor:
@@ -382,7 +384,9 @@ def _convolve(
     source, begin_y, begin_x, kernel = x, ay.begin, ax.begin, weight
     if boxes:
         source, begin_y, begin_x = _descriptor(x, ay, ax, box, config.block_c)
-    if config.boxes:
+    # Turned, the rows beyond C are the next group's: times the zeros there, infinity would be nan.
+    w_boxes = config.boxes and (not turned or G == 1 or C % config.block_c == 0)
+    if w_boxes:
         block = [config.block_c, config.block_k] if turned else [config.block_k, config.block_c]
         width = R * S * columns
         kernel = TensorDescriptor(weight, [G * rows, width], [width, 1], block)
@@ -395,7 +399,7 @@ def _convolve(
             ay.tap * S + ax.tap, ay.each * S, ax.each, columns, w_out, w_in, rows * R * S * columns,
             out.shape[1], out.shape[2], ay.first, ax.first, ay.every, ax.every,
             TAPS_Y=ay.taps, TAPS_X=ax.taps, C=C, K=K, G=G, PIXEL=PIXEL, FLAT=flat > 0, RELU=relu,
-            BOXES=boxes, W_BOXES=config.boxes, TURNED=turned,
+            BOXES=boxes, W_BOXES=w_boxes, TURNED=turned,
             BLOCK_K=config.block_k, BLOCK_C=config.block_c, BN=box[0], BP=box[1], BQ=box[2],
             num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
@@ -661,7 +665,7 @@ def implicit_gemm_conv2d(
     """F.conv2d with zero padding, as a matrix product whose left factor is never stored.
 
     Args:
-        x: (N, C, H, W), bfloat16, float16 or float32 (exact, and slow).
+        x: (N, C, H, W), bfloat16, float16 or float32 (full precision, and slow).
         weight: (K, C/groups, R, S) of the same type, applied without flipping.
         bias: (K,), of that type or float32.
         stride, padding, dilation: for both axes, or (height, width).
@@ -671,6 +675,11 @@ def implicit_gemm_conv2d(
     The memory is read channels last (x.to(memory_format=torch.channels_last), the weight too);
     another layout, and channels that are no multiple of 8, are copied first. Sums are taken in
     float32 in a fixed order. Differentiable once; the gradient of a gradient raises RuntimeError.
+    In the weight gradient an infinite pixel near the map's end may reach taps that never read it:
+    past the edge a tile multiplies real pixels by 0.
+
+    No autocast: x and weight must already share a type. torch.func transforms are not supported:
+    its gradients raise, and jvp gives zeros.
 
     Returns:
         (N, K, P, Q), channels last in memory.
@@ -706,7 +715,7 @@ def conv1x1_fused(
     Returns:
         (N, K, H, W), channels last in memory. Differentiable once, in all tensors.
 
-    Raises: as implicit_gemm_conv2d.
+    Raises, and leaves aside, what implicit_gemm_conv2d does.
     """
     _check(x, weight, shift, (1, 1), (0, 0), (1, 1), 1, "shift")
     _check_fused(x, weight, scale, residual)

@@ -1,5 +1,6 @@
 """Depthwise convolution: parity with PyTorch's in float64, edges, compiled code."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -234,6 +235,17 @@ def test_any_band(rows, columns, lines, depth):
     assert_near(found, expected, 1e-6)
 
 
+def test_blocks_of_channels_leave_few_threads_idle():
+    for dtype, blocks in (
+        (torch.bfloat16, {3: 4, 40: 64, 96: 32, 144: 32, 192: 64, 576: 64}),
+        (torch.float32, {3: 4, 40: 16, 96: 32, 144: 16, 192: 32, 576: 32}),
+    ):
+        for C, channels in blocks.items():
+            config = module._config(torch.empty(1, C, 2, 2, dtype=dtype, device="meta"), 3, 3, 1)
+            assert config.channels == channels, (dtype, C)
+            assert config.tiles * config.channels == 512
+
+
 # Invariants ---------------------------------------------------------------------
 
 sizes = st.integers(1, 6)
@@ -335,6 +347,33 @@ def test_a_copy_of_the_file_can_be_imported_beside_it():
     assert torch.equal(found, expected)
 
 
+def test_kernels_are_launched_on_the_device_of_the_input(small_tiles, monkeypatch):
+    """Of one GPU, or none, this can be seen: every launch lies inside the guard."""
+    guards, launches = [], []
+
+    @contextlib.contextmanager
+    def guard(tensor):
+        guards.append(tensor.device)
+        yield
+        guards.pop()
+
+    class Watched:
+        def __init__(self, name):
+            self.name, self.kernel = name, getattr(module, name)
+
+        def __getitem__(self, grid):
+            launches.append((self.name, guards == [torch.device("cpu")]))
+            return self.kernel[grid]
+
+    names = [f"_{name}_kernel" for name in ("direct", "weight", "planes", "band", "band_weight")]
+    for name in names:
+        monkeypatch.setattr(module, name, Watched(name))
+    monkeypatch.setattr(torch.cuda, "device_of", guard)
+    for R, dtype in ((3, torch.float32), (13, torch.float16)):
+        with_gradients(depthwise_conv2d_kernel, inputs(1, 1, 3, 3, R, R, dtype), 1, R // 2)
+    assert set(launches) == {(name, True) for name in names}
+
+
 # Edges --------------------------------------------------------------------------
 
 
@@ -385,6 +424,16 @@ def test_strides(small_tiles, kind, R):
     assert copied == (kind in ("channels first", "odd offset") or odd)
     wide = weight.repeat_interleave(2, 3)[..., ::2]
     check(depthwise_conv2d_kernel, expected_2d, (other, wide, bias), 1, R // 2)
+
+
+@pytest.mark.parametrize(
+    ("C", "dtype"), [(12, torch.bfloat16), (9, torch.float32), (1, torch.half)], ids=str
+)
+def test_no_copy_where_it_would_look_the_same(C, dtype):
+    x = torch.zeros(2, 3, 5, C, dtype=dtype).permute(0, 3, 1, 2)
+    assert module._aligned(x) is x
+    view = x.new_zeros(2, 3, 5, 2 * C + 1).permute(0, 3, 1, 2)[:, :C]  # pixels begin anywhere
+    assert (module._aligned(view) is view) == (C % 2 == 1)
 
 
 def test_gradients_in_any_layout(small_tiles):

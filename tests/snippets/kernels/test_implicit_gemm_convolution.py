@@ -237,6 +237,30 @@ def test_boxes_of_resnet_are_full():
         )
 
 
+def test_a_box_is_searched_once():
+    assert module._box(3, 5, 7, 64) is module._box(3, 5, 7, 64)
+
+
+def test_a_pack_is_found_among_few(monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        module, "range", lambda *ends: tried.append(range(*ends)) or tried[-1], raising=False
+    )
+    assert module._pack(torch.empty(1024, 1, 1, 1), 1024) == 32
+    assert [len(numbers) for numbers in tried] == [32]
+
+
+@pytest.mark.parametrize(
+    ("capability", "boxes"),
+    [((8, 0), False), ((9, 0), True), ((10, 0), True), ((10, 3), True), ((12, 0), False)],
+)
+def test_the_memory_engine_is_used_where_there_is_one(capability, boxes, monkeypatch):
+    monkeypatch.setattr(module, "INTERPRETED", tl.constexpr(False))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    x = torch.empty(1, 64, 4, 4, dtype=torch.bfloat16)
+    assert [module._config(name, x, 64, 64).boxes for name in ("forward", "weight")] == [boxes] * 2
+
+
 @given(groups=st.sampled_from([1, 2, 3, 4, 6, 32]), C=some, K=some, seed=st.integers(0, 99))
 def test_packing_is_undone(groups, C, K, seed):
     torch.manual_seed(seed)
@@ -266,6 +290,18 @@ def test_only_windows_that_see_a_pixel_hear_of_it(value):
         expected = F.conv2d(x, weight, None, 1, 1, 1, groups)
         assert torch.equal(out.isfinite(), expected.isfinite())
         assert 0 < (~out.isfinite()).sum() <= 4 * 40
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's
+def test_weights_of_another_group_do_not_reach_a_gradient():
+    x, weight, _ = inputs(1, 80, 3, 3, 72, 1, 1, groups=2)  # 40 and 36: no multiples of a block
+    weight[36:] = math.inf
+    x.requires_grad_()
+    found, expected = (
+        torch.autograd.grad(function(x, weight, None, 1, 0, 1, 2)[:, :36].sum(), x)[0][:, :40]
+        for function in (implicit_gemm_conv2d, F.conv2d)
+    )
+    assert expected.isfinite().all() and distance(found, expected) < 1e-6
 
 
 def test_relu_keeps_nan():
