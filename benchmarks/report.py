@@ -87,8 +87,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "比较设置时取所注明的布局。",
     ),
     "share-unit": (
-        "In percent of the speed at the floor: ours, and in brackets the fastest library function.",
-        "占下界速度的百分比：先是本项目，括号内是最快的库函数。",
+        "In percent of the speed at the floor: ours, and in brackets the fastest library function. "
+        "Floor and bound are those of the forward pass; a 1×1 layer with a stride has another "
+        "floor for the data gradient, of which its share is taken.",
+        "占下界速度的百分比：先是本项目，括号内是最快的库函数。下界与瓶颈按前向给出；"
+        "带步幅的 1×1 层，输入梯度另有下界，其比例按该下界计算。",
     ),
     "silent": (
         "None of our functions ran on this machine.",
@@ -320,7 +323,8 @@ def shares(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     yield _line(["---"] * len(heads))
     layers: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        layers.setdefault(results.cell(row), []).append(row)
+        if row["op"] not in ("ladder", "tuning"):
+            layers.setdefault(results.cell(row), []).append(row)
     for layer in layers.values():
         first = layer[0]
         floor = first["floor_ms"]
@@ -697,6 +701,7 @@ def _layer(row: Row, lang: str) -> str:
     parts = [channels, f"{shape['R']}×{shape['R']}", f"{shape['side']}×{shape['side']}"]
     if shape["stride"] > 1:
         parts.append(f"{word('stride', lang)} {shape['stride']}")
+    parts += ["float16"] * (row["dtype"] == "float16")
     return ", ".join([*parts, *_special(row, lang)])
 
 

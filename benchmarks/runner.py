@@ -48,11 +48,11 @@ def rows(
                 ready[backend_name] = step
             except Refused as refused:
                 row["status"], row["reason"] = refused.args
-        steps, method = _repeatable(ready, built, cell, name, device, clock)
+        steps, methods = _repeatable(ready, built, cell, name, device, clock)
         sampler.start()
         threads = {title: backend.thread for title, backend in built.backends.items()}
         for backend_name, measured in interleave(steps, seconds, clock, SEED, threads).items():
-            made[backend_name] |= measured | {"method": method}
+            made[backend_name] |= measured | {"method": methods[backend_name]}
         state = sampler.summary()
         for row in made.values():
             if row["status"] == "ok":
@@ -155,9 +155,10 @@ def _first_call(
         # What is freed is what the outputs will be given.
         stale = [torch.full_like(x, math.nan, dtype=getattr(torch, dtype)) for x in exact]
         del stale
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
         found = _guarded(lambda: (step(), torch.cuda.synchronize())[0])
+        torch.cuda.reset_peak_memory_stats(device)  # the first call may have searched
+        before = torch.cuda.memory_allocated(device)
+        _guarded(lambda: (step(), torch.cuda.synchronize())[0])
         peak = torch.cuda.max_memory_allocated(device) - before
     else:
         found = _guarded(step)
@@ -197,19 +198,23 @@ def _repeatable(
     name: str,
     device: torch.device,
     clock: Clock,
-) -> tuple[dict[str, tuple[Step, int]], str]:
+) -> tuple[dict[str, tuple[Step, int]], dict[str, str]]:
     """By backend what is called for a timing and how many calls that is; and the method.
 
-    All functions of a case are timed alike: as graphs if the fastest of them is short.
+    If the fastest function of a case is short, it and what comes near are timed as graphs.
     """
     single = {backend: (step, 1) for backend, step in ready.items()}
     if device.type == "cpu":
-        return single, "calls"
+        return single, dict.fromkeys(single, "calls")
     threads = {title: built.backends[title].thread for title in ready}
-    calls = (there(threads[title], clock.calls, step, 0) for title, step in ready.items())
-    shortest = min((sorted(times)[1] for times in calls), default=1.0)
-    if shortest > SHORT or name != "forward":
-        return single, "events"
+    events = dict.fromkeys(single, "events")
+    times = {
+        title: sorted(there(threads[title], clock.calls, step, 0))[1]
+        for title, step in ready.items()
+    }
+    if min(times.values(), default=1.0) > SHORT or name != "forward":
+        return single, events
+    near = [title for title in ready if times[title] < 4 * SHORT]
     size = torch.cuda.get_device_properties(device).L2_cache_size
     own = sum(x.numel() * x.element_size() for x in cell.build(SEED).leaves)
     copies = [cell.build(SEED + i) for i in range(min(32, 2 * size // own + 1))]
@@ -220,9 +225,9 @@ def _repeatable(
                 clock.graph,
                 [_prepare(b.backends[title], b, "forward") for b in copies],
             )
-            for title in ready
+            for title in near
         }
     except RuntimeError:  # what synchronises cannot be captured
         torch.cuda.synchronize()
-        return single, "events"
-    return graphs, "graph"
+        return single, events
+    return single | graphs, events | dict.fromkeys(graphs, "graph")

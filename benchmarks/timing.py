@@ -32,6 +32,9 @@ class Clock:
         return lambda: [step() for step in steps], len(steps)
 
 
+BATCH = 25  # calls queued at a time; the queue holds about a thousand commands
+
+
 class DeviceClock(Clock):
     """Times calls on a GPU by its events; the L2 cache is overwritten before each call."""
 
@@ -41,18 +44,33 @@ class DeviceClock(Clock):
 
     def calls(self, step: Step, seconds: float) -> list[float]:
         """Seconds of each call; the GPU works off a queue, so that launching is not timed."""
-        one = self._run(step, 3)
-        return self._run(step, min(200, max(5, int(seconds / statistics.median(one)))))
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        host = time.perf_counter() - start
+        one = self._run(step, 3, host)
+        middle = statistics.median(one)
+        if middle > seconds:
+            return one
+        times: list[float] = []
+        wanted = min(200, max(5, int(seconds / middle)))
+        while len(times) < wanted:
+            times += self._run(step, min(BATCH, wanted - len(times)), host)
+        return times
 
-    def _run(self, step: Step, number: int) -> list[float]:
-        torch.cuda._sleep(100_000 * number)  # cycles, in which the host fills the queue
+    def _run(self, step: Step, number: int, host: float, tries: int = 3) -> list[float]:
+        """The GPU sleeps while the host fills the queue, for which it takes `host` s a call."""
+        torch.cuda._sleep(int(2e9 * number * (1.5 * host + 20e-6)))  # cycles
         marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(number)]
         for start, end in marks:
             self._cache.zero_()
             start.record()
             step()
             end.record()
+        early = marks[0][0].query()  # the GPU began before the host was done
         torch.cuda.synchronize()
+        if early and tries:
+            return self._run(step, number, 2 * host, tries - 1)
         return [start.elapsed_time(end) / 1000 for start, end in marks]
 
     def graph(self, steps: Sequence[Step]) -> tuple[Step, int]:

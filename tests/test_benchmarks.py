@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mkdocs.exceptions import PluginError
 
 from benchmarks import __main__ as commands
 from benchmarks import report, results, runner, suites, timing, work
+from benchmarks.suites import convolution
 from benchmarks.suites.operations import operations
 from hooks import DOCS, LANGUAGES, figures, measured
 from tests.reading import PAGES, name
@@ -97,7 +99,7 @@ def test_layers_on_a_gpu_are_those_of_the_networks() -> None:
         cell
         for cell in found
         if cell.op == "convolution" and cell.passes == ("forward",)
-        if cell.shape["groups"] == cell.shape["dilation"] == 1
+        if cell.shape["groups"] == cell.shape["dilation"] == 1 and cell.dtype == "bfloat16"
     ]
     assert len(resnet) == 23, "3 + 3 * 6 layers and two 1x1 of the first stage"
     # torchvision's ResNet-50 has 53 convolutions; every shape of them is here, and no other.
@@ -118,6 +120,18 @@ def test_layers_on_a_gpu_are_those_of_the_networks() -> None:
         tuple(cell.shape[axis] for axis in ("K", "C", "R", "side", "stride")) for cell in resnet
     }
     assert ours == shapes
+
+
+def test_a_search_is_on_for_its_calls_only() -> None:
+    drawn = convolution._drawn(CPU, convolution.Layer(4, 4, 3, 5), 1, 0)
+    tensors = convolution._Tensors.of(drawn, torch.channels_last)
+    layer, seen = convolution.Layer(4, 4, 3, 5), []
+    backend = tensors.library(layer, "forward", search=True)
+    out = backend.thread.submit(backend.run).result()
+    torch.testing.assert_close(out, tensors.library(layer, "forward").run())
+    flag = partial(convolution._searched, lambda: seen.append(torch.backends.cudnn.benchmark))
+    flag()
+    assert seen == [True] and not torch.backends.cudnn.benchmark
 
 
 def test_a_backend_runs_in_its_thread() -> None:
@@ -207,6 +221,45 @@ def test_the_slowest_unit_sets_the_floor() -> None:
     assert work.floor(work.Work(1, 1000, 1), ceilings) == (100_000.0, "memory")
     assert work.floor(work.Work(1, 0, 10**6), ceilings) == (1e6, "exp")
     assert work.floor(work.Work(0, 0, 0), ceilings) == (1.0, "launch")
+
+
+def device_clock(monkeypatch, early: int = 0) -> tuple[timing.DeviceClock, list[int]]:
+    """A clock of a GPU that is not there; its first runs begin `early` times too early."""
+    slept: list[int] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            pass
+
+        def record(self) -> None:
+            pass
+
+        def query(self) -> bool:
+            return len(slept) <= early
+
+        def elapsed_time(self, other: Any) -> float:
+            return 10.0  # ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", slept.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    found = object.__new__(timing.DeviceClock)
+    found._cache = torch.zeros(1)
+    return found, slept
+
+
+def test_a_gpu_sleeps_while_the_queue_is_filled(monkeypatch) -> None:
+    calls: list[int] = []
+    clock, slept = device_clock(monkeypatch)
+    times = clock.calls(lambda: calls.append(1), 0.6)
+    assert times == [0.01] * 60 and len(calls) == 1 + 3 + 60
+    assert len(slept) == 1 + 3, "25 + 25 + 10 calls"
+    assert clock.calls(lambda: None, 0.001) == [0.01] * 3, "a slow call is not repeated"
+    clock, slept = device_clock(monkeypatch, early=2)
+    assert clock._run(lambda: None, 5, 1e-4) == [0.01] * 5
+    assert len(slept) == 3 and slept[2] > 3 * slept[0], "once more, with a longer sleep"
+    clock, slept = device_clock(monkeypatch, early=100)
+    assert clock._run(lambda: None, 5, 1e-4) == [0.01] * 5 and len(slept) == 4
 
 
 def test_summary_of_times() -> None:
@@ -597,7 +650,8 @@ def gpu_layers(suite: str, folder: Path) -> results.Run:
     }
     rows: list[dict[str, Any]] = []
     for made in suites.cells(suite, CUDA):
-        for backend, factor in {**LIBRARIES, "ours": 1.0}.items():
+        alone = made.op in ("ladder", "tuning")
+        for backend, factor in {**({} if alone else LIBRARIES), "ours": 1.0}.items():
             layout = backend.split(",")[0].split()[-1]
             given = suites.Backend(lambda: None, backend == "ours", layout=layout)
             row = runner._row(made, made.passes[0], backend, given)
@@ -625,9 +679,11 @@ def test_tables_of_layers_on_a_gpu(suite: str, monkeypatch, tmp_path: Path) -> N
             assert len(columns) <= 1, f"{what}: rows differ in their number of cells"
     shares = report.table("shares", "gpu", suite, "en", op=suite)
     assert shares[0].count("|") == 7, "case, floor, bound, three passes"
-    rows = [line for line in shares if "×" in line]
-    assert len(rows) == len({json.dumps(r["shape"]) for r in run.rows if r["op"] == suite})
+    rows = [line for line in shares if line.startswith("|") and "×" in line]
+    assert len(rows) == len({results.cell(row) for row in run.rows if row["op"] == suite})
     assert "50 (25)" in rows[-1], "2 floors for ours, 4 for the best library"
+    layers = [line.split("|")[1] for line in report.table("shares", "gpu", suite, "en")[2:-2]]
+    assert len(set(layers)) == len(layers), "no layer twice, and no step of the ladder"
     layouts = report.table("layouts", "gpu", suite, "en", op=suite)
     assert "| 0.50 | 1.00 = | 0.67 |" in layouts[2]
     speed = report.table("speed", "gpu", suite, "en", op=suite)

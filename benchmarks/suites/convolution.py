@@ -73,9 +73,11 @@ for _width, _side in ((128, 56), (256, 28), (512, 14)):
     RESNET += [Layer(2 * _width, _width, 1, _side), Layer(_width, _width, 3, _side, 2)]
     RESNET += [Layer(_width, 4 * _width, 1, _half), Layer(2 * _width, 4 * _width, 1, _side, 2)]
     RESNET += [Layer(4 * _width, _width, 1, _half), Layer(_width, _width, 3, _half)]
-# ResNeXt-50 32x4d (Xie et al. 2017, table 1); stages 3 and 4 of a ResNet with dilation 2 and 4 at
-# output stride 8 (Chen et al. 2017, section 3.2), at 224 x 224.
-GROUPED = [Layer(C, C, 3, side, groups=32) for C, side in ((128, 56), (256, 28), (512, 14))]
+# ResNeXt-50 32x4d at stride 1 (Xie et al. 2017, table 1); the last two stages of a ResNet with
+# dilation 2 and 4 at output stride 8 (Chen et al. 2017, section 3.1), at 224 x 224.
+GROUPED = [
+    Layer(C, C, 3, side, groups=32) for C, side in ((128, 56), (256, 28), (512, 14), (1024, 7))
+]
 DILATED = [Layer(256, 256, 3, 28, dilation=2), Layer(512, 512, 3, 28, dilation=4)]
 # MobileNetV2 (Sandler et al. 2018, table 2), MobileNetV3 (Howard et al. 2019, table 1), ConvNeXt-T
 # (Liu et al. 2022, table 9), RepLKNet-31B (Ding et al. 2022, section 4.1): channels, window, side,
@@ -125,6 +127,8 @@ def cells(device: torch.device, small: bool) -> Iterator[Cell]:
         if name == "forward":
             for layer in fused:
                 yield _fused(device, layer, images)
+            if gpu:
+                yield _cell("convolution", device, STEP, images, name, "float16")
 
 
 def depthwise_cells(device: torch.device, small: bool) -> Iterator[Cell]:
@@ -140,6 +144,9 @@ def depthwise_cells(device: torch.device, small: bool) -> Iterator[Cell]:
         for layer in layers:
             images = 64 if layer.R >= 13 else 128
             yield _cell("depthwise", device, layer, images if gpu else 1, name)
+        if gpu and name == "forward":
+            for layer in (DEPTHWISE[0], DEPTHWISE[5]):
+                yield _cell("depthwise", device, layer, 128, name, "float16")
         B, C, L = (8, 5120, 2048) if gpu else (1, 16, 32) if small else (1, 512, 2048)
         yield _conv1d(device, B, C, L, name)
 
@@ -170,11 +177,22 @@ def _dtype(device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
+def _library(suite: str, device: torch.device) -> str:
+    """cuDNN, where PyTorch always takes it; of depthwise layers only those in channels_last."""
+    return "cuDNN" if device.type == "cuda" and suite == "convolution" else "F.conv2d"
+
+
 @cache
-def _searching() -> ThreadPoolExecutor:
+def _searching(device: torch.device) -> ThreadPoolExecutor:
     """A thread for cuDNN's search: a plan is kept for its thread, found by search or not."""
-    device = torch.cuda.current_device()
+    if device.type == "cpu":
+        return ThreadPoolExecutor(1)
     return ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,))
+
+
+def _searched(run: Callable[[], Tensor]) -> Tensor:
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        return run()
 
 
 @cache
@@ -213,11 +231,8 @@ class _Tensors:
         if not search:
             return Backend(run, layout=self.layout)
 
-        def searched() -> Tensor:
-            with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-                return run()
-
-        return Backend(searched, layout=self.layout, thread=_searching())
+        searched = partial(_searched, run)
+        return Backend(searched, layout=self.layout, thread=_searching(self.x.device))
 
     def ours(
         self, conv: Conv, name: str, missing: tuple[str, str] | None = None, config: Any = None
@@ -254,30 +269,36 @@ def _exact(layer: Layer, tensors: _Tensors, name: str) -> Callable[[bool], Any]:
     return reference
 
 
-def _drawn(device: torch.device, layer: Layer, images: int, seed: int) -> list[Tensor]:
+def _drawn(
+    device: torch.device, layer: Layer, images: int, seed: int, dtype: str = ""
+) -> list[Tensor]:
     sizes = [
         (images, layer.C, layer.side, layer.side),
         (layer.K, layer.C // layer.groups, layer.R, layer.R),
         (images, layer.K, layer.out, layer.out),
     ]
-    return random_tensors(device, getattr(torch, _dtype(device)), seed, *sizes)
+    return random_tensors(device, getattr(torch, dtype or _dtype(device)), seed, *sizes)
 
 
 def _shape(layer: Layer, images: int) -> dict[str, int]:
     return dict(N=images, **vars(layer), padding=layer.padding)
 
 
-def _cell(suite: str, device: torch.device, layer: Layer, images: int, name: str) -> Cell:
-    gpu = device.type == "cuda"
-    library = "cuDNN" if gpu else "F.conv2d"
+def _cell(
+    suite: str, device: torch.device, layer: Layer, images: int, name: str, dtype: str = ""
+) -> Cell:
+    gpu, library = device.type == "cuda", _library(suite, device)
+    dtype = dtype or _dtype(device)
 
     def build(seed: int) -> Built:
-        drawn = _drawn(device, layer, images, seed)
+        drawn = _drawn(device, layer, images, seed, dtype)
         plain, last = _Tensors.of(drawn, NCHW), _Tensors.of(drawn, LAST)
         backends = {f"{library} {t.layout}": t.library(layer, name) for t in (plain, last)}
         if gpu:
-            for t in (plain, last):
-                backends[f"cuDNN {t.layout}, benchmark"] = t.library(layer, name, search=True)
+            # PyTorch's own kernel for depthwise layers in NCHW has nothing to search for.
+            own = suite == "depthwise" and dtype == "bfloat16"
+            for t in (last,) if own else (plain, last):
+                backends[f"{library} {t.layout}, benchmark"] = t.library(layer, name, search=True)
         if gpu and name == "forward" and (layer.plain or suite == "depthwise"):
             options = (*layer.options().values(), layer.groups)
             run = partial(_compiled(_convolve), last.x, last.weight, *options)
@@ -303,7 +324,7 @@ def _cell(suite: str, device: torch.device, layer: Layer, images: int, name: str
         backends["implicit_gemm_conv2d"] = last.ours(conv, name, on_gpu)
         return Built([last.x], backends, _exact(layer, plain, name))
 
-    return Cell(suite, suite, _shape(layer, images), _dtype(device), build, (name,))
+    return Cell(suite, suite, _shape(layer, images), dtype, build, (name,))
 
 
 def _convolve(x: Tensor, weight: Tensor, *options: int) -> Tensor:
@@ -324,12 +345,17 @@ def _fused(device: torch.device, layer: Layer, images: int) -> Cell:
         if gpu:
             compiled = partial(_compiled(_eager), *args)
             backends["torch.compile"] = Backend(compiled, layout=LAYOUTS[LAST])
-        backends["conv1x1_fused"] = Backend(
-            partial(conv1x1_fused, *args),
-            True,
-            missing=None if gpu else ON_GPU,
-            layout=LAYOUTS[LAST],
-        )
+            folded = (weight.float() * scale.float().view(-1, 1, 1, 1)).to(weight)
+            one, none = [1, 1], [0, 0]
+            given = (x, folded, skip, 1.0, shift, one, none, one, 1)
+            fusing = partial(torch.ops.aten.cudnn_convolution_add_relu, *given)
+            backends["cuDNN, fused"] = Backend(fusing, layout=LAYOUTS[LAST])
+            backends["cuDNN, fused, benchmark"] = Backend(
+                partial(_searched, fusing), layout=LAYOUTS[LAST], thread=_searching(x.device)
+            )
+        missing = None if gpu else ON_GPU
+        run = partial(conv1x1_fused, *args)
+        backends["conv1x1_fused"] = Backend(run, True, None, missing, LAYOUTS[LAST])
 
         def reference(gradients: bool) -> tuple[Tensor, None]:
             return _eager(*(t.double() for t in args)), None
@@ -341,31 +367,37 @@ def _fused(device: torch.device, layer: Layer, images: int) -> Cell:
 
 
 def _eager(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, skip: Tensor) -> Tensor:
-    return F.relu(F.conv2d(x, weight) * scale[:, None, None] + shift[:, None, None] + skip)
+    """As a model does it: a batch norm with mean 0 and variance 1, then in place."""
+    mean, variance = torch.zeros_like(scale), torch.ones_like(scale)
+    y = F.batch_norm(F.conv2d(x, weight), mean, variance, scale, shift, eps=0.0)
+    return y.add_(skip).relu_()
 
 
 def _conv1d(device: torch.device, B: int, C: int, L: int, name: str) -> Cell:
     """Causal, k = 4, as in Mamba, with either axis innermost in memory."""
     k, gpu = 4, device.type == "cuda"
-    library = "cuDNN" if gpu else "F.conv1d"
+    # A cut is free forward, and what undoes it is not; with zeros put before it is the other way.
+    way = _causal_by_cut if name == "forward" else _causal
 
     def build(seed: int) -> Built:
         sizes = [(B, L, C), (C, 1, k), (B, L, C)]
         x, weight, upstream = (
             t.detach() for t in random_tensors(device, getattr(torch, _dtype(device)), seed, *sizes)
         )
-        backends: dict[str, Backend] = {}
         turned = [x.transpose(1, 2), weight, upstream.transpose(1, 2)]
-        for layout in ("channels innermost", "positions innermost"):
-            whole = layout == "positions innermost"
-            t = _Tensors((x.contiguous() if whole else x for x in turned), layout)
-            backends[f"{library}, {layout}"] = replace(t.ours(_causal, name), ours=False)
-            if layout == "channels innermost":
-                if gpu and name == "forward":
-                    run = partial(_compiled(_causal), t.x, t.weight)
-                    backends["torch.compile"] = Backend(run, layout=layout)
-                missing = None if gpu else ON_GPU
-                backends["causal_conv1d"] = t.ours(_causal_by_kernel, name, missing)
+        columns = _Tensors((t.contiguous() for t in turned), "positions innermost")
+        last = _Tensors(turned, "channels innermost")
+        backends = {
+            f"F.conv1d, {columns.layout}": columns.ours(way, name),
+            f"F.conv1d, {last.layout}": last.ours(way, name),
+            f"F.conv2d, {last.layout}": last.ours(partial(_as_map, way), name),
+        }
+        backends = {title: replace(of, ours=False) for title, of in backends.items()}
+        if gpu and name == "forward":
+            run = partial(_compiled(way), last.x, last.weight)
+            backends["torch.compile"] = Backend(run, layout=last.layout)
+        missing = None if gpu else ON_GPU
+        backends["causal_conv1d"] = last.ours(_causal_by_kernel, name, missing)
 
         def reference(gradients: bool) -> tuple[Tensor, list[Tensor] | None]:
             x_ = x.transpose(1, 2).double().requires_grad_(gradients)
@@ -383,8 +415,20 @@ def _conv1d(device: torch.device, B: int, C: int, L: int, name: str) -> Cell:
 
 
 def _causal(x: Tensor, weight: Tensor) -> Tensor:
-    k = weight.shape[-1]
-    return F.conv1d(x, weight, padding=k - 1, groups=len(weight))[..., : 1 - k]
+    """Of a sequence (B, C, L), or of a map of one row (B, C, 1, L)."""
+    conv = F.conv1d if x.ndim == 3 else F.conv2d
+    return conv(F.pad(x, (weight.shape[-1] - 1, 0)), weight, groups=len(weight))
+
+
+def _causal_by_cut(x: Tensor, weight: Tensor) -> Tensor:
+    more = weight.shape[-1] - 1
+    if x.ndim == 3:
+        return F.conv1d(x, weight, padding=more, groups=len(weight))[..., :-more]
+    return F.conv2d(x, weight, padding=(0, more), groups=len(weight))[..., :-more]
+
+
+def _as_map(way: Conv, x: Tensor, weight: Tensor) -> Tensor:
+    return way(x.unsqueeze(2), weight.unsqueeze(2)).squeeze(2)
 
 
 def _causal_by_kernel(x: Tensor, weight: Tensor) -> Tensor:

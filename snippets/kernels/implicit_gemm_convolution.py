@@ -460,7 +460,8 @@ def _input_gradient(
     wide, groups = _packed(weight, groups, pack), groups // pack
     C = wide.shape[4]
     wide = _padded(wide, 1, 8)
-    wide = F.pad(wide, (0, 0) * 3 + (0, -wide.shape[1] % 8))
+    if more := -wide.shape[1] % 8:
+        wide = F.pad(wide, (0, 0) * 3 + (0, more))
     grad = _padded(_pixels(grad), groups, 8)
     config = config or _config("forward", grad, wide.shape[1], C)
     for y in _phases(ay):
