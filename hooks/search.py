@@ -191,11 +191,14 @@ def _pinyin(names: list[str]) -> dict[str, str]:
 def _says_little(word: str, sections: int) -> bool:
     """Common in Chinese at large, and yet in one or two sections only: it just happened to be used.
 
-    Half of the Chinese words stand in one section, and the index would double.
+    Half of the Chinese words stand in one section, and the index would double. What no dictionary
+    knows and one section has is mostly cut wrong.
     """
     if sections > 2 or not HAN.match(word):
         return False
     common = _segmenter().FREQ.get(word, 0)
+    if not common:
+        return sections == 1
     return (100, 1000)[sections - 1] <= common < TERM
 
 
