@@ -107,8 +107,9 @@ def match(iou: Tensor, high: float, low: float, force: bool = False) -> Tensor:
         iou: (G, N), floating, each ground truth with each anchor; at least 0.
         high: an anchor whose best IoU is at least this is positive.
         low: one whose best IoU is below this is background; 0 < low <= high <= 1.
-        force: whether the best anchors of a ground truth, all of them if they tie, are positive
-            however low their IoU. Each still goes to the ground truth that *it* overlaps most.
+        force: whether the best anchors of a ground truth, all whose IoU equals its maximum
+            exactly (rounding may break a tie), are positive however low their IoU. Each still
+            goes to the ground truth that *it* overlaps most.
 
     Returns:
         (N,) int64: the index of the ground truth, -1 for background, -2 for ignored. Of equal
@@ -160,7 +161,7 @@ def kmeans_anchors(
         generator: draws the first centres of each restart, k different sizes.
         update: "mean" or "median" of the members, for each side.
         restarts: how often to start anew.
-        iterations: at most, in each.
+        iterations: at most, in each; the first judges the drawn sizes, so 1 moves nothing.
 
     Returns:
         (k, 2), by area: the centres with the highest average IoU met on the way, since neither
@@ -237,7 +238,7 @@ def _check_grid(
 ) -> tuple[float, float]:
     if min(size) < 0:
         raise ValueError(f"size must be (h, w), at least 0 each, got {size}")
-    steps = stride if isinstance(stride, tuple) else (stride, stride)
+    steps = (stride, stride) if isinstance(stride, int | float) else (stride[0], stride[1])
     if not all(math.isfinite(x) and x > 0 for x in steps):
         raise ValueError(f"stride must be positive and finite, got {stride}")
     if not 0 <= offset <= 1:

@@ -33,7 +33,7 @@ __all__ = [
 
 # --8<-- [start:curve]
 VOC_RECALLS = tuple(i / 10 for i in range(11))
-COCO_RECALLS = tuple(i * 0.01 for i in range(101))  # 0.07 is 0.07000000000000001, as there
+COCO_RECALLS = tuple(i * 0.01 for i in range(101))  # 0.35 is 0.35000000000000003, as there
 
 
 def precision_recall(correct: Tensor, wrong: Tensor, total: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -62,6 +62,7 @@ def average_precision(
         at: recalls to average over, VOC_RECALLS or COCO_RECALLS; None for all, the area.
     """
     best = precision.flip(-1).cummax(-1).values.flip(-1)  # (..., D)
+    _check_levels(at)
     if at is None:
         return (best * recall.diff(prepend=torch.zeros_like(recall.sum(-1, True)))).sum(-1)
     levels = torch.tensor(at, dtype=recall.dtype, device=recall.device)
@@ -132,14 +133,15 @@ def match_coco(overlap: Tensor, ignored: Tensor, crowd: Tensor) -> Tensor:
     """Give each detection in turn the best truth that is left, as COCO does.
 
     Args:
-        overlap: float64 (D, G), detections by descending score; over a crowd, the share of the
-            detection that lies in it; -1 where the classes differ.
+        overlap: float64 (D, G) on the CPU, detections by descending score; over a crowd, the
+            share of the detection that lies in it; -1 where the classes differ.
         ignored: bool (A, G), truths that do not count: crowds and those of another size.
         crowd: bool (G,), truths that any number of detections may have.
 
     Returns:
         int64 (A, T, D): the index of the truth, or G for none.
     """
+    _check_match(overlap, ignored, crowd)
     count = overlap.shape[1]
     column = torch.arange(count)
     reach = overlap[:, None] >= torch.tensor(COCO_THRESHOLDS, dtype=torch.float64)[:, None]
@@ -234,7 +236,8 @@ def _overlap(
 ) -> tuple[Tensor, Tensor]:
     """IoU, over a crowd the share of the detection: (D, G); areas of the detections (D,)."""
     if kind == "masks":  # whole numbers, exact in float32; their ratio needs float64
-        shared = mask_intersection(detection["masks"], target["masks"]).cpu().double()
+        there = detection["masks"].device
+        shared = mask_intersection(detection["masks"], target["masks"].to(there)).cpu().double()
         area, truth = (x["masks"].flatten(1).sum(1).cpu().double() for x in (detection, target))
     else:
         boxes, truths = (x["boxes"].cpu().double() for x in (detection, target))
@@ -297,6 +300,21 @@ def _check_curve(correct: Tensor, wrong: Tensor) -> None:
         raise ValueError("a detection is both correct and wrong")
 
 
+def _check_levels(at: Sequence[float] | None) -> None:
+    if at is not None and (len(at) == 0 or not all(0 <= level <= 1 for level in at)):
+        raise ValueError(f"at must be recalls in [0, 1] or None, got {at}")
+
+
+def _check_match(overlap: Tensor, ignored: Tensor, crowd: Tensor) -> None:
+    found = f"{overlap.dtype} {tuple(overlap.shape)} on {overlap.device}"
+    if overlap.dtype != torch.float64 or overlap.ndim != 2 or overlap.device.type != "cpu":
+        raise ValueError(f"overlap must be float64 (D, G) on the CPU, got {found}")
+    for name, x, ndim in (("ignored", ignored, 2), ("crowd", crowd, 1)):
+        if x.dtype != torch.bool or x.ndim != ndim or x.shape[-1] != overlap.shape[1]:
+            found = f"{x.dtype} {tuple(x.shape)}"
+            raise ValueError(f"{name} must be bool and fit {overlap.shape[1]} truths, got {found}")
+
+
 def _check(
     detections: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]], kind: str
 ) -> None:
@@ -310,7 +328,8 @@ def _check(
             needed = [kind, "labels"] + ["scores"] * (x is detection)
             if missing := [key for key in needed if key not in x]:
                 raise ValueError(f"{name} lacks {', '.join(missing)}, has {', '.join(x)}")
-            _check_image(name, x)
+            used = {kind, "scores"} if x is detection else NDIM.keys()
+            _check_image(name, {key: x[key] for key in x if key in used or key == "labels"})
         if kind == "masks" and detection["masks"].shape[1:] != target["masks"].shape[1:]:
             sizes = [tuple(x["masks"].shape[1:]) for x in (detection, target)]
             raise ValueError(f"masks of image {i} differ in size: {sizes[0]} and {sizes[1]}")
@@ -327,7 +346,8 @@ def _check_image(name: str, x: Mapping[str, Tensor]) -> None:
         value = x[key]
         if value.ndim != ndim or len(value) != len(labels):
             found = f"{tuple(value.shape)} for {len(labels)} labels"
-            raise ValueError(f"{key} of {name} must be one for each label, got {found}")
+            wanted = f"{ndim}-dimensional with an entry for each label"
+            raise ValueError(f"{key} of {name} must be {wanted}, got {found}")
         if key in ("crowd", "difficult", "masks") and value.dtype != torch.bool:
             raise ValueError(f"{key} of {name} must be bool, got {value.dtype}")
         if key in ("scores", "area") and not value.isfinite().all():

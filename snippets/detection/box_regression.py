@@ -94,7 +94,8 @@ def deltas_of_class(deltas: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         deltas: (N, K, 4); with K = 1 they serve all classes and the labels do not matter.
-        labels: int64 (N,), each in [0, K): leave background out first.
+        labels: int64 (N,), each in [0, K): leave background out first, and its deltas too
+            (torchvision predicts a set for it, the first).
 
     Returns:
         (N, 4). Deltas of the other classes have gradient 0.

@@ -134,8 +134,14 @@ def _check_softmax(logits: Tensor, labels: Tensor, weights: Tensor | None, gamma
     outside = labels[(labels < 0) | (labels >= classes)]
     if len(outside):
         raise ValueError(f"labels must lie in [0, {classes}), got {int(outside[0])}")
-    if weights is not None and weights.shape != (classes,):
-        raise ValueError(f"weights must be ({classes},), got {tuple(weights.shape)}")
+    if weights is None:
+        return
+    if weights.shape != (classes,) or weights.device != logits.device:
+        found = f"{tuple(weights.shape)} on {weights.device}"
+        raise ValueError(f"weights must be ({classes},) on {logits.device}, got {found}")
+    bad = weights[~weights.isfinite() | (weights < 0)]
+    if len(bad):
+        raise ValueError(f"weights must be finite and not negative, got {float(bad[0])}")
 
 
 if __name__ == "__main__":

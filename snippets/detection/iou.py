@@ -172,7 +172,7 @@ def _widen(boxes: Tensor) -> Tensor:
 
 # --8<-- [start:loss]
 def iou_loss(predicted_xyxy: Tensor, target_xyxy: Tensor, kind: str = "giou") -> Tensor:
-    """1 - IoU of each pair, not reduced: (..., 4) and (..., 4) to (...); an empty set gives none.
+    """1 - GIoU, or 1 - another kind, of each pair, not reduced: (..., 4) and (..., 4) to (...).
 
     With kind "iou" boxes apart have gradient 0; the other kinds pull them together. What is bad
     for box_iou raises ValueError here too: a prediction needs x1 <= x2 and y1 <= y2.

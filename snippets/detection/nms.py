@@ -93,7 +93,7 @@ def batched_nms(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, iou_threshol
 
 # --8<-- [start:diou]
 def diou_nms(
-    boxes_xyxy: Tensor, scores: Tensor, diou_threshold: float, labels: Tensor | None = None
+    boxes_xyxy: Tensor, scores: Tensor, diou_threshold: float, *, labels: Tensor | None = None
 ) -> Tensor:
     """Greedy NMS that compares DIoU, in [-1, 1], which is less the farther the centres."""
     _check(boxes_xyxy, scores, labels)
@@ -115,6 +115,8 @@ def soft_nms(
     labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pick the best box, lower the scores of those that overlap it, pick the next best.
+
+    Memory grows with N * N: keep only the best candidates first.
 
     Args:
         boxes_xyxy: (N, 4), floating; N may be 0.
@@ -261,7 +263,7 @@ if __name__ == "__main__":
     scores, labels = torch.tensor([0.95, 0.9, 0.8, 0.7]), torch.tensor([0, 0, 0, 1])
     print("nms        ", [int(i) for i in nms(boxes, scores, 0.5)])
     print("batched_nms", [int(i) for i in batched_nms(boxes, scores, labels, 0.5)])
-    print("diou_nms   ", [int(i) for i in diou_nms(boxes, scores, 0.5, labels)])
+    print("diou_nms   ", [int(i) for i in diou_nms(boxes, scores, 0.5, labels=labels)])
     soft = {
         "soft_nms   ": soft_nms(boxes, scores, labels=labels),
         "matrix_nms ": matrix_nms(box_iou(boxes, boxes), scores, labels=labels),

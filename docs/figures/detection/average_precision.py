@@ -76,7 +76,7 @@ def curve(t):
         ax.add_patch(Rectangle((left, 1.2), 0.062, 0.14, edgecolor=color, lw=1.3, **style))
         ax.text(left + 0.031, 1.265, n, ha="center", va="center", fontsize=9)
     ax.text(0.78, 1.3, t("green: hit", "绿：命中"), color=GREEN, va="center", fontsize=9)
-    ax.text(0.78, 1.22, t("red: false alarm", "红：误报"), color=RED, va="center", fontsize=9)
+    ax.text(0.78, 1.22, t("red: false alarm", "红：误检"), color=RED, va="center", fontsize=9)
     return figure
 
 
@@ -144,7 +144,7 @@ def verdicts(t):
     titles = [t("all sizes: AP", "全部尺寸：AP"), t("medium only: APm", "只看中等：APm")]
     words = {
         "hit": (GREEN, t("hit", "命中")),
-        "wrong": (RED, t("wrong", "误报")),
+        "wrong": (RED, t("wrong", "误检")),
         "ignored": (INK, t("ignored", "忽略")),
     }
     for ax, title, size in zip(axes, titles, ("", "m"), strict=True):
@@ -159,7 +159,7 @@ def verdicts(t):
             color, word = words[verdict]
             y = (y1 + y2) / 2 if x2 - x1 > 30 else y2 + 11
             ax.text((x1 + x2) / 2, y, word, color=color, ha="center", va="center", fontsize=9)
-        ax.text(168, 137, t("crowd", "人群区"), color=RED, ha="center", va="center", fontsize=9)
+        ax.text(168, 137, t("crowd", "群体区域"), color=RED, ha="center", va="center", fontsize=9)
         ax.set_title(title)
         ax.set_xlim(0, 230)
         ax.set_ylim(162, 0)

@@ -582,3 +582,54 @@ def test_bad_input_of_the_others():
         precision_recall(score, no, 1)
     with pytest.raises(ValueError, match="both correct and wrong"):
         precision_recall(yes, yes, 1)
+
+
+def test_recall_of_7_of_20_does_not_reach_cocos_level_at_035():
+    """Its level is 0.35000000000000003, and 7 / 20 is less; that of 7 / 100 is reached."""
+    correct = torch.ones(7, dtype=torch.bool)
+    for total, levels in ((20, 35), (100, 8)):
+        precision, recall = precision_recall(correct, ~correct, total)
+        assert float(average_precision(precision, recall, COCO_RECALLS)) == levels / 101
+
+
+@pytest.mark.parametrize(
+    ("overlap", "ignored", "crowd", "message"),
+    [
+        (
+            torch.zeros(2, 3),
+            (1, 3),
+            (3,),
+            r"overlap must be float64 \(D, G\) on the CPU, got torch.f",
+        ),
+        (torch.zeros(3).double(), (1, 3), (3,), r"overlap .* \(3,\)"),
+        (
+            torch.zeros(2, 3).double(),
+            (3,),
+            (3,),
+            r"ignored must be bool and fit 3 truths, got .*\(3,",
+        ),
+        (
+            torch.zeros(2, 3).double(),
+            (1, 3),
+            (2,),
+            r"crowd must be bool and fit 3 truths, got .*\(2,",
+        ),
+    ],
+)
+def test_bad_overlaps(overlap, ignored, crowd, message):
+    bools = (torch.zeros(shape, dtype=torch.bool) for shape in (ignored, crowd))
+    with pytest.raises(ValueError, match=message):
+        match_coco(overlap, *bools)
+
+
+@pytest.mark.parametrize("at", [(), (0.5, 1.5)])
+def test_bad_levels(at):
+    curve = torch.ones(2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"at must be recalls in \[0, 1\] or None, got \("):
+        average_precision(curve, curve, at)
+
+
+def test_masks_that_are_not_asked_for_may_have_any_form():
+    image = dict(boxes=torch.tensor([[0.0, 0, 4, 4]]), labels=torch.zeros(1, dtype=torch.int64))
+    found = image | dict(scores=torch.ones(1), masks=torch.zeros(1, 1, 5, 5))
+    assert evaluate_coco([found], [image])["AP"] == 1

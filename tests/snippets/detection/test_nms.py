@@ -194,7 +194,7 @@ def test_diou_nms_equals_plain_loops(n, threshold, seed):
     expected = greedy_by_loops(boxes, scores, threshold, measure=distance_overlap)
     assert diou_nms(boxes, scores, threshold).tolist() == expected
     expected = greedy_by_loops(boxes, scores, threshold, labels, distance_overlap)
-    assert diou_nms(boxes, scores, threshold, labels).tolist() == expected
+    assert diou_nms(boxes, scores, threshold, labels=labels).tolist() == expected
 
 
 kinds = st.sampled_from(["gaussian", "linear"])
@@ -458,7 +458,7 @@ def test_no_box_and_one_box(n, dtype):
     kept = [
         nms(boxes, scores, 0.5),
         batched_nms(boxes, scores, labels, 0.5),
-        diou_nms(boxes, scores, 0.5, labels),
+        diou_nms(boxes, scores, 0.5, labels=labels),
     ]
     for indices, new in (
         soft_nms(boxes, scores, labels=labels),
