@@ -46,6 +46,11 @@ yet 一个 一种 这个 那个 这些 那些 这样 那样 这里 那里 可以
 两份 两边 前者 后者 之一 某个 别的 各种 各自 多个 若干 整个 几乎 常常 通常 往往 很少 不再 否则
 必须 同样 重新 本身 东西 到底 而言 来自 取自 出来 出发 得到 给出 知道 看到
 """.split()  # noqa: SIM905
+# Signs that stand between words rather than in terms.
+PARTICLES = frozenset(
+    "的一是不了在有个这么们为和与到以时要就会可也能而得于着下之过里用所都没还只从被把再才很最更并或若"
+    "则且即其它他此每各几两三中上内外后前便使让给按照向由算取成出多少大小"
+)
 # English endings, cut off on both sides so that "masked" finds "masks".
 ENDING = re.compile(
     r"(?<=.{4})(?:ments?|[ae]nc(?:es?|y|ies)|[ae]nt(?:ly)?|ions?|ies|ings?|ed|es|ly|(?<!s)s|e|y)$"
@@ -192,13 +197,13 @@ def _says_little(word: str, sections: int) -> bool:
     """Common in Chinese at large, and yet in one or two sections only: it just happened to be used.
 
     Half of the Chinese words stand in one section, and the index would double. What no dictionary
-    knows and one section has is mostly cut wrong.
+    knows and holds a particle has been cut wrong.
     """
     if sections > 2 or not HAN.match(word):
         return False
     common = _segmenter().FREQ.get(word, 0)
     if not common:
-        return sections == 1
+        return sections == 1 and not PARTICLES.isdisjoint(word)
     return (100, 1000)[sections - 1] <= common < TERM
 
 
