@@ -344,7 +344,10 @@ ROWS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
         (lambda: softmax_focal_loss(ROWS, LABELS + 1), r"labels must lie in \[0, 3\), got 3"),
         (lambda: softmax_focal_loss(ROWS, LABELS - 1), r"labels must lie in \[0, 3\), got -1"),
         (lambda: softmax_focal_loss(ROWS.long(), LABELS), r"logits must be floating, got torch.i"),
-        (lambda: softmax_focal_loss(ROWS, LABELS, torch.ones(2)), r"must be \(3,\) on cpu, got \(2,\)"),
+        (
+            lambda: softmax_focal_loss(ROWS, LABELS, torch.ones(2)),
+            r"must be \(3,\) on cpu, got \(2,\)",
+        ),
         (lambda: softmax_focal_loss(ROWS, LABELS, None, -1.0), r"gamma must be .* got -1.0"),
         (lambda: prior_bias(0.0), r"prior must lie between 0 and 1, got 0.0"),
         (lambda: prior_bias(1.0), r"prior must lie between 0 and 1, got 1.0"),
