@@ -1,6 +1,7 @@
 """DETR: matching against scipy, model and loss against transformers, training, bad input."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
 from snippets.attention.multi_head_attention import MultiHeadAttention
-from snippets.detection import detr
 from snippets.detection.average_precision import evaluate_coco
 from snippets.detection.detr import (
     DETR,
@@ -26,6 +26,8 @@ from snippets.detection.detr import (
     set_loss,
 )
 from snippets.detection.shapes_dataset import shapes
+
+detr = sys.modules[DETR.__module__]
 
 sizes = st.integers(0, 7)
 seeds = st.integers(0, 2**32 - 1)
@@ -257,11 +259,20 @@ def test_model_equals_transformers(both):
         assert_close(found.boxes_cxcywh[i], boxes, rtol=1e-9, atol=1e-10)
 
 
+@pytest.fixture
+def doubles():
+    """The type in which transformers puts the weights of the classes."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("doubles")
 def test_gradients_equal_transformers(both):
     ours, theirs, names = both
     images = images_for(both).requires_grad_()
     targets = random_targets([2, 3])
-    torch.set_default_dtype(torch.float64)  # in which transformers puts the weights of classes
     found = Predictions(*(x[-1:] for x in ours(images)))
     loss = sum(set_loss(found, targets, (40, 60)).values())
     expected = theirs(images, labels=to_labels(targets)).loss
@@ -297,9 +308,9 @@ def test_attend_equals_pytorch():
 # Loss: parity ---------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("doubles")
 @pytest.mark.parametrize("counts", [[2, 0, 4], [1, 1, 1], [0, 0, 0], [7, 2, 5], [3, 9, 6]], ids=str)
 def test_loss_equals_transformers(counts):
-    torch.set_default_dtype(torch.float64)  # in which transformers puts the weights of classes
     targets = random_targets(counts)
     found, again = random_predictions(), random_predictions()
     parts = set_loss(found, targets, (40, 60))
