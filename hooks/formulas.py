@@ -95,10 +95,13 @@ def fonts() -> dict[str, bytes]:
     """KaTeX's fonts, cut down to the characters of all formulas so far: a quarter of the weight."""
     formulas = "".join(result["html"] for result in _rendered.values() if "html" in result)
     characters = "".join(sorted(set(re.sub(r"<[^>]+>|&\w+;", "", formulas)) | set("<>&")))
-    # Letters of these two are in other fonts' shape: only those that are set in them.
+    # These have letters in a shape of their own: only those that are set in them.
+    styles = {"Caligraphic": "mathcal", "AMS": "mathbb", "Math": "(?:mathnormal|boldsymbol)"}
     letters = {
-        font: "".join(sorted(set(re.findall(rf'{style}"[^>]*>([^<])', formulas))))
-        for font, style in (("Caligraphic", "mathcal"), ("AMS", "mathbb"))
+        font: "".join(
+            sorted(set("".join(re.findall(rf'{style}[ "][^>]*>([^<]+)', formulas))) | {"x"})
+        )
+        for font, style in styles.items()
     }
     letters["AMS"] += "".join(c for c in characters if not c.isascii())
     key = hashlib.sha256(f"{characters} {letters} {stylesheet()}".encode()).hexdigest()[:16]
