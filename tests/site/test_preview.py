@@ -31,7 +31,7 @@ def get(address: str) -> str:
 
 def wait_for(address: str, text: str) -> None:
     """Until the page holds the text."""
-    for _ in range(300):
+    for _ in range(900):
         if text in get(address):
             return
         time.sleep(0.1)
