@@ -21,7 +21,7 @@ test: $(VENV)/tests.done
 	@$(VENV)/bin/ruff format --check .
 	@$(PY) -m pyright --pythonpath $(PY)
 	@tests/browser.sh
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # What depends on the machine: time to build and to search, Lighthouse. Takes minutes.
 bench-site: $(VENV)/bench.done

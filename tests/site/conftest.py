@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from hooks import ROOT
@@ -26,19 +27,31 @@ ADDRESSES = {
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site as `make site` builds it, addresses unknown."""
-    return build(tmp_path_factory.mktemp("site"), {})
+    return once("site", {}, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site with both addresses known."""
-    return build(tmp_path_factory.mktemp("published"), ADDRESSES)
+    return once("published", ADDRESSES, tmp_path_factory)
+
+
+def once(name: str, addresses: dict[str, str], factory: pytest.TempPathFactory) -> Path:
+    """Built by the first process that needs it; the others wait."""
+    top = factory.getbasetemp()
+    folder = (top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / name
+    with FileLock(folder.with_suffix(".lock")):
+        return folder if folder.is_dir() else build(folder, addresses)
 
 
 def build(folder: Path, addresses: dict[str, str]) -> Path:
     inherited = {name: value for name, value in os.environ.items() if name not in ADDRESSES}
     command = [sys.executable, "-m", "hooks", "build", str(folder)]
-    subprocess.run(command, cwd=ROOT, env=inherited | addresses, check=True)
+    try:
+        subprocess.run(command, cwd=ROOT, env=inherited | addresses, check=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # the next one says why, too
+        raise
     return folder
 
 
@@ -134,23 +147,25 @@ def wire(file: Path) -> float:
 
 # Measured figures -----------------------------------------------------------------
 
-FIGURES: list[str] = []
 Note = Callable[[str, float, float, str], None]
 
 
 @pytest.fixture
-def figure() -> Note:
+def figure(record_property: Callable[[str, object], None]) -> Note:
     """Note a measured figure for the end of the run, and fail where it exceeds its budget."""
 
     def note(name: str, value: float, budget: float, unit: str) -> None:
-        FIGURES.append(f"{name:<60}{value:>9.3g} of at most {budget:g} {unit}")
-        assert value <= budget, FIGURES[-1]
+        line = f"{name:<60}{value:>9.3g} of at most {budget:g} {unit}"
+        record_property("measured", line)
+        assert value <= budget, line
 
     return note
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if FIGURES:
+    reports = [r for stat in ("passed", "failed") for r in terminalreporter.stats.get(stat, [])]
+    lines = [line for r in reports for name, line in r.user_properties if name == "measured"]
+    if lines:
         terminalreporter.section("measured")
-        for line in FIGURES:
+        for line in lines:
             terminalreporter.write_line(line)
