@@ -10,11 +10,17 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from benchmarks.libraries import allow_torchvision
 
-settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],  # how fast the machine is decides nothing
+)
 settings.load_profile("repeatable")
 allow_torchvision()
 

@@ -15,9 +15,11 @@ from snippets._cli.flatten import CannotFlatten, flatten
 from tests.cli.conftest import Publish
 
 FEW = """
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("few", deadline=None, derandomize=True, max_examples=3)
+settings.register_profile(
+    "few", deadline=None, derandomize=True, max_examples=3, suppress_health_check=list(HealthCheck)
+)
 settings.load_profile("few")
 """
 NAMES = [p.relative_to(SNIPPETS).with_suffix("").as_posix() for p in SNIPPETS.glob("[!_]*/*.py")]
