@@ -336,9 +336,14 @@ class DETR(nn.Module):
         out = torch.stack(outputs)  # (L, B, N, C)
         return Predictions(self.logits(out), self.boxes(out).sigmoid())
 
-    def loss(self, images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    def loss(
+        self,
+        images: Tensor,
+        targets: Sequence[Mapping[str, Tensor]],
+        weights: tuple[float, float, float] = WEIGHTS,
+    ) -> Tensor:
         """The number to minimise; see set_loss."""
-        parts = set_loss(self(images), targets, (images.shape[2], images.shape[3]))
+        parts = set_loss(self(images), targets, (images.shape[2], images.shape[3]), weights)
         return parts["class"] + parts["l1"] + parts["giou"]
 
     @torch.no_grad()
