@@ -255,12 +255,20 @@ def copy_of(name: str, single: bool = False) -> str:
 
 
 OURS = re.compile(r"^from snippets\.(\w+)\.(\w+) import", re.MULTILINE)
+# What several tests of a section share.
+SHARED = re.compile(r"^from tests\.snippets\.(\w+\.\w+) import [^(\n]+\n", re.MULTILINE)
 
 
 @cache
 def test(name: str) -> str:
+    """The test of a snippet, with what it shares with others written out."""
     folder = WHEEL_TESTS if WHEEL_TESTS.is_dir() else TESTS
-    return (folder / name).with_name(f"test_{name.rpartition('/')[2]}.py").read_text("utf-8")
+
+    def written_out(match: re.Match[str]) -> str:
+        return (folder / match[1].replace(".", "/")).with_suffix(".py").read_text("utf-8")
+
+    path = (folder / name).with_name(f"test_{name.rpartition('/')[2]}.py")
+    return SHARED.sub(written_out, path.read_text("utf-8"))
 
 
 def tested(name: str) -> list[str]:
