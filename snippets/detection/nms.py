@@ -23,7 +23,7 @@ __all__ = ["batched_nms", "diou_nms", "matrix_nms", "nms", "soft_nms"]
 DECAYS = ("gaussian", "linear")
 
 # --8<-- [start:core]
-BLOCK = 1024  # boxes at a time: the memory is BLOCK * N, not N * N
+BLOCK = 256  # boxes at a time: the memory is BLOCK * N, not N * N
 
 
 def nms(boxes_xyxy: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

@@ -131,7 +131,7 @@ def task_aligned_assign(
 
     The metric is score**alpha * CIoU**beta, with the score of the ground truth's class. A ground
     truth takes the `topk` best of the places whose point lies inside it. A place that several took
-    goes to that which its box overlaps most, of all whose inside it lies in.
+    goes to the one that its box overlaps most, among all that contain its point.
 
     Args:
         scores: (N, K), probabilities.

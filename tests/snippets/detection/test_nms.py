@@ -260,7 +260,7 @@ def test_chains_of_any_length(length, monkeypatch):
     left = 3.0 * torch.arange(length)
     boxes = torch.stack([left, 0 * left, left + 10, 0 * left + 10], 1)
     scores = torch.linspace(1, 0.1, length)
-    for block in (1, 2, 5, 1024):
+    for block in (1, 2, 5, 1024, 256):
         monkeypatch.setattr(module, "BLOCK", block)
         assert nms(boxes, scores, 0.5).tolist() == list(range(0, length, 2))
 
