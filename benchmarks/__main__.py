@@ -2,6 +2,7 @@
 
 python -m benchmarks run --suite NAME   measure a suite, or all; on a CUDA GPU if there is one
 python -m benchmarks tune --suite NAME  measure the candidates for a kernel's configuration
+python -m benchmarks detectors          train all detectors on the same images and measure them
 python -m benchmarks compare A B        two folders of results, row by row, ties marked
 python -m benchmarks report             the tables that the pages show, from the files
 python -m benchmarks check              hold stored results against schema and arithmetic
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import machine, report, results, runner, suites
+from benchmarks.detectors import run as detectors
 from benchmarks.timing import clock, one_thread
 
 PARTIAL = ".partial"
@@ -191,6 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
         add("--deadline", type=float, default=float("inf"), help="seconds in all")
         add("--out", type=Path, help="folder; default benchmarks/results/<machine>")
         add("--commit", default="", help="of this unchanged copy, where git cannot tell")
+    detectors.arguments(commands.add_parser("detectors", help="train and measure the detectors"))
     command = commands.add_parser("compare", help="two folders of results")
     command.add_argument("a", type=Path)
     command.add_argument("b", type=Path)
@@ -202,6 +205,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if given.command in ("run", "tune"):
             _measure(given)
+        elif given.command == "detectors":
+            with one_thread():
+                found = detectors.run(given)
+            print("\n".join(report.summary(found)))
         elif given.command == "compare":
             compare(given.a, given.b)
         else:
@@ -245,7 +252,8 @@ def _stored(command: str, folders: list[Path]) -> None:
             if command == "report":
                 print("\n".join(report.summary(found)))
     if command == "report":
-        print("\nThe figures are drawn by `python -m hooks figures benchmarks`.")
+        folders_of_figures = "`python -m hooks figures benchmarks detection/detectors`"
+        print(f"\nThe pages take their tables from these files; {folders_of_figures} draws.")
 
 
 if __name__ == "__main__":

@@ -105,6 +105,14 @@ WORDS: dict[str, tuple[str, str]] = {
     "range": ("worst to best", "最差到最好"),
     "status": ("What happened", "情况"),
     "reason": ("Reason", "原因"),
+    "against": ("Time, ours ÷ compiled", "耗时之比（本项目 ÷ 编译实现）"),
+    "compiled": ("Compiled", "编译实现"),
+    "ratios-unit": (
+        "How many times as long ours takes, in brackets the range over three passes; {device}, "
+        "PyTorch {torch}, {day}: [all rows]({file}). `{command}` measures again.",
+        "本项目耗时是编译实现的多少倍，括号内为三轮的范围；{device}，PyTorch {torch}，{day}："
+        "[全部数据]({file})。`{command}` 可重新测量。",
+    ),
     "products": ("Matrix products alone", "仅矩阵乘"),
     "alone": ("Exponentials alone", "仅指数运算"),
     "apart": ("One after the other", "两者先后进行"),
@@ -169,6 +177,13 @@ REASONS: list[tuple[str, str, str]] = [
         "分数矩阵需要 {} GiB",
     ),
     (r"out of memory", "out of memory", "显存不足"),
+    (r"runs on a CPU", "runs on a CPU", "只在 CPU 上运行"),
+    (r"(\w+) is not installed", "{} is not installed", "未安装 {}"),
+    (
+        r"torchvision has no compiled operators here",
+        "no build of it for this torch",
+        "没有与此 PyTorch 匹配的构建",
+    ),
     (r"deadline", "the run met its deadline", "运行到达时限"),
 ]
 
@@ -191,7 +206,7 @@ def stored(machine: str, suite: str) -> Run | None:
 
 def table(what: str, machine: str, suite: str, lang: str, fold: str = "", **only: str) -> list[str]:
     """The lines of one table, folded away if wanted; a note where there are no rows."""
-    make = TABLES[what]
+    make = makers(suite)[what]
     run = stored(machine, suite)
     rows = [row for row in run.rows if _fits(row, only)] if run else []
     if run is None or not rows:
@@ -200,7 +215,20 @@ def table(what: str, machine: str, suite: str, lang: str, fold: str = "", **only
     return _folded(lines, suite, lang) if fold else lines
 
 
+def makers(suite: str) -> dict[str, Callable[[Run, list[Row], str], Iterable[str]]]:
+    """The tables that a suite has, by name."""
+    if suite == results.DETECTORS:
+        from benchmarks.detectors.tables import TABLES as OF_DETECTORS
+
+        return OF_DETECTORS
+    return TABLES
+
+
 def _absent(what: str, suite: str, lang: str) -> str:
+    if suite == results.DETECTORS:
+        from benchmarks.detectors.tables import absent
+
+        return absent(what, lang)
     text = word("missing", lang).format(suite=suite)
     if what == "pending":
         return f'!!! warning "{word("awaited", lang)}"\n\n    {text}{word("until", lang)}'
@@ -292,6 +320,37 @@ def verdicts(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
         yield from _nothing(len(heads), lang)
 
 
+def ratios(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
+    """Ours against the fastest compiled function, a row a case; what could not be tried."""
+    heads = ("case", "ours", "compiled", "against")
+    yield _line([word(name, lang) for name in heads])
+    yield _line(["---"] * len(heads))
+    gone: dict[str, None] = {}
+    for case, group in groups(rows):
+        for ratio in results.ratios(group):
+            middle, low, high = map(_number, (ratio.median, ratio.low, ratio.high))
+            shown = f"{middle} ({low}–{high})"
+            yield _line([label(case, lang), f"`{ratio.ours}`", f"`{ratio.library}`", shown])
+        for row in group:
+            if row["status"] != "ok":
+                status = STATUS[row["status"]][lang == "zh"]
+                reason = _reason(row["reason"], lang)
+                gone[word("gap", lang).format(row["backend"], status, reason)] = None
+    if gone:
+        yield ""
+        yield word("why", lang).format(word("semicolon", lang).join(gone))
+    of = run.manifest
+    cpu = of["device"]["kind"] == "cpu"
+    yield ""
+    yield word("ratios-unit", lang).format(
+        device=of["device"]["name"] + (word("thread", lang) if cpu else ""),
+        torch=_version(of["versions"]["torch"]),
+        day=of["utc"][:10],
+        file=f"benchmarks/{results.SHOWN['cpu' if cpu else 'gpu']}/{of['suite']}.jsonl",
+        command=results.command(of["suite"]),
+    )
+
+
 def tally(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     """How often each of ours is slower and faster than the best peer, by pass and kind of case."""
     heads = ("ours", "pass", "slower", "ties", "faster", "middle", "range")
@@ -366,6 +425,11 @@ def layouts(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
         yield _line(cells)
     yield ""
     yield word("layout-unit", lang)
+
+
+def _number(x: float) -> str:
+    """Two digits, or a whole number."""
+    return f"{x:.2g}" if x < 100 else f"{x:,.0f}"
 
 
 def _compared(one: Row, other: Row) -> str:
@@ -577,6 +641,7 @@ TABLES: dict[str, Callable[[Run, list[Row], str], Iterable[str]]] = {
     "tally": tally,
     "speed": speed,
     "verdicts": verdicts,
+    "ratios": ratios,
     "gaps": gaps,
     "overlap": overlap,
     "shares": shares,
@@ -593,6 +658,11 @@ TABLES: dict[str, Callable[[Run, list[Row], str], Iterable[str]]] = {
 
 def summary(run: Run) -> Iterator[str]:
     """All rows of a run, a cell after the other."""
+    if run.manifest["suite"] == results.DETECTORS:
+        from benchmarks.detectors import tables
+
+        yield from tables.summary(run)
+        return
     for case, group in groups(run.rows):
         yield f"\n{case['suite']} {case['op']} {label(case, 'en')}, {case['pass']}"
         for row in sorted(group, key=lambda row: (row["times_ms"] or {"median": 1e9})["median"]):
@@ -615,6 +685,11 @@ def summary(run: Run) -> Iterator[str]:
 
 def compared(a: Run, b: Run) -> Iterator[str]:
     """Rows that both runs have: how many times as long B takes as A."""
+    if a.manifest["suite"] == results.DETECTORS:
+        from benchmarks.detectors import tables
+
+        yield from tables.compared(a, b)
+        return
     for name, of in (("A", a.manifest), ("B", b.manifest)):
         yield f"{of['suite']} {name}: {of['device']['name']}, {of['utc'][:10]}"
     others = {results.key(row): row for row in b.rows}
@@ -650,7 +725,7 @@ def digest() -> str:
 
 def _fits(row: Row, only: Mapping[str, Any]) -> bool:
     """Whether a row has the wanted fields, of itself or of its shape, compared as text."""
-    shape = row["shape"] if isinstance(row["shape"], dict) else {}
+    shape = row["shape"] if isinstance(row.get("shape"), dict) else {}
     return all(str(shape.get(k, row.get(k))).lower() == str(v).lower() for k, v in only.items())
 
 

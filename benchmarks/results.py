@@ -17,6 +17,7 @@ from benchmarks import work
 
 FOLDER = Path(__file__).parent / "results"
 SCHEMA = Path(__file__).parent / "schema.json"
+DETECTORS = "detectors"  # a suite whose rows are trained models, not times of functions
 SHOWN = {"cpu": "cpu", "gpu": "nvidia-h200"}  # the folders that the pages quote
 
 
@@ -41,6 +42,8 @@ class Run:
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a row is about; the same in two runs."""
+    if row["suite"] == DETECTORS:
+        return (DETECTORS, row["detector"])
     return (*cell(row), row["pass"], row["backend"])
 
 
@@ -60,18 +63,28 @@ def load(suite: str, folder: Path = FOLDER / "cpu", ending: str = "") -> Run:
     file, beside = _paths(suite, folder, ending)
     for path in (file, beside):
         if not path.is_file():
-            command = f"python -m benchmarks run --suite {suite}"
-            raise ResultError(f"{path}: missing; measure with `{command}`")
-    manifest = _parse(beside, 1, beside.read_text("utf-8"), "manifest")
+            raise ResultError(f"{path}: missing; measure with `{command(suite)}`")
+    manifest_of, row_of = _definitions(suite)
+    manifest = _parse(beside, 1, beside.read_text("utf-8"), manifest_of)
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-        row = _parse(file, number, line, "row")
+        row = _parse(file, number, line, row_of)
         if row["run_id"] != manifest["run_id"]:
             raise ResultError(f"{file}:{number}: run {row['run_id']} is not the manifest's")
         rows.append(row)
     if len({key(row) for row in rows}) != len(rows) or not (rows or ending or suite == "ceilings"):
         raise ResultError(f"{file}: no rows, or one twice")
     return Run(manifest, rows)
+
+
+def command(suite: str) -> str:
+    """What measures a suite."""
+    return f"python -m benchmarks {suite if suite == DETECTORS else f'run --suite {suite}'}"
+
+
+def _definitions(suite: str) -> tuple[str, str]:
+    """Of the manifest and of a row, in the schema."""
+    return ("detectors", "detector") if suite == DETECTORS else ("manifest", "row")
 
 
 def save(suite: str, run: Run, folder: Path, ending: str = "") -> None:
@@ -115,16 +128,23 @@ def check(suite: str, folder: Path = FOLDER / "cpu") -> Run:
 
     run = load(suite, folder)
     file, beside = _paths(suite, folder, "")
-    validators = {
-        what: jsonschema.Draft202012Validator(_schema() | {"$ref": f"#/$defs/{what}"})
-        for what in ("manifest", "row")
-    }
-    _validate(validators["manifest"], f"{beside}:1", run.manifest)
+    of_manifest, of_row = (
+        jsonschema.Draft202012Validator(_schema() | {"$ref": f"#/$defs/{what}"})
+        for what in _definitions(suite)
+    )
+    _validate(of_manifest, f"{beside}:1", run.manifest)
+    for number, row in enumerate(run.rows, 1):
+        _validate(of_row, f"{file}:{number}", row)
+    if suite == DETECTORS:
+        from benchmarks.detectors.rows import wrong
+
+        for number, row in enumerate(run.rows, 1):
+            if found := wrong(row, run.manifest):
+                raise ResultError(f"{file}:{number}: {row['detector']}: {found}")
+        return run
     ceilings = run.ceilings()
     for number, row in enumerate(run.rows, 1):
-        where = f"{file}:{number}"
-        _validate(validators["row"], where, row)
-        _check_row(where, row, ceilings)
+        _check_row(f"{file}:{number}", row, ceilings)
     for ours, theirs in _sides(run.rows):
         if not (ours and theirs):
             raise ResultError(f"{file}: a comparison lacks ours or the library's rows")

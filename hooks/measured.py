@@ -66,7 +66,8 @@ def set_tables(markdown: str, path: Path, uri: str, lang: str) -> str:
         except results.ResultError as error:
             raise PluginError(str(error)) from None
         except (KeyError, ValueError, IndexError):
-            known = [*report.TABLES, *results.SHOWN, *report.ladders()]
+            tables = [*report.TABLES, *report.makers(results.DETECTORS)]
+            known = [*tables, *results.SHOWN, *report.ladders()]
             wrong = [word for word in words[:2] if word not in known] or words[:1] or [kind]
             line = read(path).splitlines().index(match[0]) + 1
             hint = did_you_mean(wrong[0], known)

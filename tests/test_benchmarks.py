@@ -19,7 +19,11 @@ from mkdocs.exceptions import PluginError
 
 from benchmarks import __main__ as commands
 from benchmarks import report, results, runner, suites, timing, work
-from benchmarks.suites import convolution
+from benchmarks.detectors import run as detectors
+from benchmarks.detectors import tables, training
+from benchmarks.detectors.rows import EMPTY, wrong
+from benchmarks.detectors.zoo import DETECTORS
+from benchmarks.suites import convolution, detection
 from benchmarks.suites.operations import operations
 from hooks import DOCS, LANGUAGES, figures, measured
 from tests.reading import PAGES, name
@@ -317,6 +321,34 @@ def test_a_run_of_operations(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_of_detection(tmp_path: Path, monkeypatch) -> None:
+    """Ours and ONNX Runtime's keep the same boxes and pool the same values."""
+    found = small("detection", tmp_path)
+    status = {(row["op"], row["backend"]): row["status"] for row in found.rows}
+    ours = {"nms", "batched_nms", "roi_align", "roi_pool"}
+    assert {backend for _, backend in status} >= {*ours, "torchvision.ops"}
+    assert all(state == "ok" for (_, name), state in status.items() if "torchvision" not in name)
+    assert len(results.ratios(found.rows[:3])) == 1
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    tmp_path.joinpath("cpu").mkdir()
+    for path in tmp_path.glob("*.json*"):
+        path.rename(tmp_path / "cpu" / path.name)
+    for lang, text in zip(LANGUAGES, ("no build of it for this torch", "没有与此 PyTorch 匹配")):
+        lines = report.table("ratios", "cpu", "detection", lang, op="detection/nms")
+        assert sum(line.startswith("| boxes") for line in lines) == 2
+        assert any(text in line for line in lines)
+
+
+def test_a_library_that_is_missing_is_skipped(monkeypatch) -> None:
+    monkeypatch.setattr(detection, "find_spec", lambda name: None)
+    for made in suites.cells("detection", CPU, small=True):
+        missing = {backend.missing for backend in made.build(0).backends.values()}
+        texts = {reason for _, reason in filter(None, missing)}
+        assert texts == {"onnx is not installed", "torchvision is not installed"}
+    assert detection._no_onnx(CUDA) == ("skipped", "runs on a CPU")
+
+
+@pytest.mark.slow
 def test_ceilings_alone(tmp_path: Path) -> None:
     assert small("ceilings", tmp_path).ceilings()["matmul"] > 1e6
 
@@ -440,6 +472,10 @@ def test_an_unknown_suite_is_named(capsys) -> None:
 )
 def test_stored_results_are_sound(suite: str, folder: Path) -> None:
     found = results.check(suite, folder)
+    if suite == results.DETECTORS:
+        assert [row["detector"] for row in found.rows] == list(DETECTORS), "all, in order"
+        assert found.manifest["budget"]["images"] == training.BUDGET
+        return  # rows of earlier code are named on the page
     assert not found.manifest["deadline_hit"], "a published run is whole"
     assert not found.manifest["dirty"], "measured code is that of its commit"
     expected_errors = {
@@ -521,6 +557,272 @@ def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
 def test_folders_without_a_common_suite(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no suite in common"):
         run("compare", str(tmp_path), str(results.FOLDER / "cpu"))
+
+
+# Detectors ------------------------------------------------------------------------
+
+
+def trained(out: Path, *names: str, budget: int = 32) -> results.Run:
+    arguments = ("--budget", str(budget), "--held-out", "12", "--device", "cpu")
+    run("detectors", "--only", *names, *arguments, "--out", str(out))
+    return results.check("detectors", out)
+
+
+@pytest.mark.slow
+def test_a_run_of_detectors(tmp_path: Path, capsys) -> None:
+    found = trained(tmp_path, "ssd", "mask_rcnn")
+    printed = capsys.readouterr().out
+    assert re.search(r"^1/2 ssd: step 2 of 2, loss .* min for 1 more$", printed, re.MULTILINE)
+    boxes, masks = found.rows[1], found.rows[0]  # in the order of the zoo
+    assert (boxes["detector"], masks["detector"]) == ("ssd", "mask_rcnn")
+    assert boxes["masks"] is None and masks["masks"]["APl"] == -1
+    model = DETECTORS["ssd"].build()
+    assert boxes["parameters"] == sum(p.numel() for p in model.parameters())
+    assert boxes["images_seen"] == 32 and len(boxes["losses"]) == 2
+    assert len(boxes["pictures"]) == training.PICTURES
+    truths = sum(len(t["labels"]) for _, t in training.draw(12, training.SEEDS["held_out"]))
+    for row in found.rows:
+        assert row["counts"]["right"] + row["counts"]["missed"] == truths
+    run("report", str(tmp_path))
+    assert "Mask R-CNN" in capsys.readouterr().out
+    run("compare", str(tmp_path), str(tmp_path))
+    assert "AP +0.000, AP50 +0.000, training 1.00" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_detectors_go_on_with_what_is_missing_or_has_changed(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    train, seen = training.train, []
+
+    def counted(detector, *args):
+        seen.append(detector.title)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return train(detector, *args)
+
+    monkeypatch.setattr(training, "train", counted)
+    with pytest.raises(SystemExit, match="130"):
+        trained(tmp_path, "ssd", "yolo_v8")
+    assert not (tmp_path / "detectors.jsonl").exists(), "half a run is not published"
+    before = results.load("detectors", tmp_path, ".partial").rows
+    found = trained(tmp_path, "ssd", "yolo_v8")
+    assert seen == ["SSD", "YOLO v8", "YOLO v8"] and found.rows[:1] == before
+    assert not list(tmp_path.glob("*.partial*"))
+    monkeypatch.setattr(training, "code", lambda name: f"{name == 'ssd':064d}")
+    assert [tables.title(row) for row in found.rows if not detectors.holds(row)] == [
+        "SSD",
+        "YOLO v8",
+    ]
+    trained(tmp_path, "ssd", "yolo_v8")
+    trained(tmp_path, "ssd", "yolo_v8")
+    assert seen[3:] == ["SSD", "YOLO v8"], "once for the new code"
+
+
+@pytest.mark.slow
+def test_detectors_of_another_budget_are_not_mixed_in(tmp_path: Path) -> None:
+    trained(tmp_path, "yolo_v8")
+    for path in tmp_path.iterdir():
+        path.rename(path.with_name(path.name.replace("detectors.", "detectors.partial.")))
+    with pytest.raises(SystemExit, match="is of another budget; delete it, or write elsewhere"):
+        trained(tmp_path, "yolo_v8", budget=16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "ssd"], "say with --out where"),
+        (["--budget", "320"], "say with --out where"),
+        (["--budget", "3", "--out", "x"], "from 16 and 12 on, got 3, 200"),
+        (["--device", "cuda:9"], "--device cuda:9 cannot be used here .* try --device cpu"),
+        (["--only", "sdd", "--out", "x"], "2"),
+    ],
+)
+def test_detectors_say_what_is_wrong(arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        run("detectors", *arguments)
+
+
+def test_a_loss_that_is_no_number_is_an_outcome(tmp_path: Path, monkeypatch) -> None:
+    model = DETECTORS["yolo_v8"].build
+    broken = lambda self, *args: next(self.parameters()).sum() * torch.nan  # noqa: E731
+    monkeypatch.setattr(model, "loss", broken)
+    (row,) = trained(tmp_path, "yolo_v8").rows
+    assert (row["status"], row["reason"]) == ("error", "the loss is nan at step 1")
+    assert row["boxes"] is None and not detectors.holds(row), "it is tried again"
+
+
+def test_right_and_wrong_detections() -> None:
+    truth = {
+        "boxes": torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]),
+        "labels": torch.tensor([1, 2]),
+    }
+    found = {
+        "boxes": torch.tensor([[0.0, 0, 10, 9], [1, 0, 10, 10], [20, 20, 30, 30], [0, 0, 3, 3]]),
+        "labels": torch.tensor([1, 1, 1, 1]),
+        "scores": torch.tensor([0.9, 0.8, 0.7, 0.6]),
+    }
+    assert training.right(found, truth).tolist() == [True, False, False, False]
+    threshold, counts = training.best_threshold([found], [truth])
+    assert round(threshold, 3) == 0.9 and counts == {"right": 1, "wrong": 0, "missed": 1}
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
+    assert training.best_threshold([none], [truth]) == (0.0, dict(right=0, wrong=0, missed=2))
+    picture = training.picture(0, found, 0.75)
+    assert picture["scores"] == [0.9, 0.8] and picture["boxes"][0] == [0.0, 0.0, 10.0, 9.0]
+
+
+def test_the_code_of_a_detector_is_all_that_it_imports(monkeypatch) -> None:
+    before, read = training.code("ssd"), Path.read_text
+    assert training.code("ssd") == before != training.code("yolo_v8")
+
+    def changed(change: str, of: str):
+        def text(path: Path, *args: Any) -> str:
+            return read(path, *args) + (change if path.stem == of else "")
+
+        monkeypatch.setattr(Path, "read_text", text)
+        return training.code("ssd")
+
+    assert changed("\n# a comment\n", "nms") == before
+    assert changed("\nX = 1\n", "nms") != before
+    assert changed("\nX = 1\n", "backbone_neck_head") != before
+    assert changed("\nX = 1\n", "detr") == before
+
+
+def test_all_detectors_see_the_same_images() -> None:
+    images = training.Images(batch=2)
+    (first, targets), (second, _) = images(0, CPU), images(1, CPU)
+    again, _ = training.Images(batch=2)(0, CPU)
+    assert torch.equal(first, again) and not torch.equal(first, second)
+    drawn = training.draw(2, training.SEEDS["training"])
+    torch.testing.assert_close(first, torch.stack([image for image, _ in drawn]))
+    assert torch.equal(targets[0]["boxes"], drawn[0][1]["boxes"])
+
+
+def made_up(folder: Path) -> results.Run:
+    """Rows as a run would write them, of every detector."""
+    manifest = {
+        "schema_version": 1,
+        "run_id": "made up",
+        "suite": "detectors",
+        "utc": "2026-01-02T03:04:05+00:00",
+        "command": "python -m benchmarks detectors",
+        "device": {"kind": "cpu", "name": "CPU", "threads": 1},
+        "versions": commands.machine.versions(),
+        "budget": {"images": 32, "batch": 16, "optimizer": "AdamW, more"},
+        "data": {**training.IMAGES, "held_out": 12},
+        "seeds": training.SEEDS,
+        "clock": "wall clock",
+    }
+    rows: list[dict[str, Any]] = []
+    for number, (short, detector) in enumerate(DETECTORS.items()):
+        scores = dict.fromkeys(training.NAMES, 0.5) | {"AP50": 0.5 + number / 25, "APl": -1.0}
+        picture = dict(image=0, boxes=[[1.0, 2.0, 9.0, 8.0]], scores=[0.5], labels=[1], masks=None)
+        row = EMPTY | {
+            "run_id": "made up",
+            "suite": "detectors",
+            "detector": short,
+            "utc": manifest["utc"],
+            "commit": "0123456789",
+            "dirty": False,
+            "code_sha256": training.code(short),
+            "config": detector.config(),
+            "steps": 2 * detector.longer,
+            "images_seen": 32 * detector.longer,
+            "parameters": 1_234_567,
+            "flops": 89_000_000,
+            "train_seconds": 10.0 + number,
+            "losses": [2.0, 1.0],
+            "latency_ms": timing.summary([[3.0], [4.0], [5.0]])["times_ms"],
+            "boxes": scores,
+            "masks": scores if short == "mask_rcnn" else None,
+            "threshold": 0.4,
+            "counts": {"right": 3, "wrong": 2, "missed": 1},
+            "pictures": [picture],
+        }
+        rows.append(row)
+    failed = {"status": "error", "reason": "the loss is nan at step 7"}
+    rows[-2] |= dict.fromkeys(EMPTY) | failed
+    results.save("detectors", results.Run(manifest, rows), folder / "cpu")
+    return results.check("detectors", folder / "cpu")
+
+
+def test_tables_of_detectors(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    for lang, text in zip(LANGUAGES, ("Not recorded yet", "尚未测量")):
+        said = [report.table(what, "cpu", "detectors", lang) for what in tables.TABLES]
+        (line,) = [line for lines in said for line in lines if line]
+        assert text in line and "`python -m benchmarks detectors`" in line, "once"
+    made_up(tmp_path)
+    for lang in LANGUAGES:
+        for what in tables.TABLES:
+            lines = report.table(what, "cpu", "detectors", lang)
+            columns = {line.count("|") for line in lines if line.startswith("|")}
+            assert len(columns) <= 1, f"{what}: rows differ in their number of cells"
+    lines = report.table("detectors", "cpu", "detectors", "en")
+    row = next(line for line in lines if line.startswith("| [Mask R-CNN](rcnn_family.md)"))
+    assert row.split(" | ")[6] == "**0.50**" and "1.23\u00a0M" in row and "| 13 s |" in row
+    assert any("not measured: the loss is nan at step 7" in line for line in lines)
+    (text,) = report.table("reached", "cpu", "detectors", "en")
+    assert text.startswith("Each saw 32 images") and "It is reached by YOLO v4, YOLO v5, " in text
+    assert "It is **not** reached by Fast R-CNN (0.54)" in text and "R-CNN (0.50)" not in text
+    assert "earlier code" not in "".join(report.table("trained", "cpu", "detectors", "en"))
+    monkeypatch.setattr(training, "code", lambda name: "another")
+    assert "**Of earlier code, to be measured again: R-CNN, Fast" in "".join(
+        report.table("trained", "cpu", "detectors", "en")
+    )
+
+
+def test_the_figure_of_detectors(tmp_path: Path) -> None:
+    script = runpy.run_path(str(DOCS / "figures" / "detection" / "detectors.py"))
+    found = made_up(tmp_path)
+    for pick in (operator.itemgetter(0), operator.itemgetter(1)):
+        figure = script["examples"](found, lambda *texts, pick=pick: pick(texts))
+        assert "Faster R-CNN" in figures.to_svg(figure, "examples")
+
+
+SPOILT: dict[str, tuple[Callable[[str], str], str]] = {
+    "cut off": (lambda text: text[:-40], r"detectors.jsonl:\d+: not JSON, cut off\?"),
+    "field": (lambda text: text.replace('"steps"', '"stops"', 1), r":1: fields .*'steps', 'stops'"),
+    "type": (lambda text: change(text, steps="2"), r":1: steps: '2' is not of type 'integer'"),
+    "nan": (lambda text: change(text, train_seconds=math.nan), "NaN is not a number"),
+    "run": (lambda text: change(text, run_id="x"), r":1: run x is not the manifest's"),
+    "twice": (lambda text: text + text.splitlines()[0] + "\n", "no rows, or one twice"),
+    "budget": (lambda text: change(text, steps=3, images_seen=48), "images_seen is 48, the budget"),
+    "images": (lambda text: change(text, images_seen=31), "images_seen is 31, the budget 32"),
+    "share": (lambda text: first(text, "boxes", AP=1.5), "boxes.AP: 1.5 is greater"),
+    "negative": (lambda text: first(text, "boxes", APs=-0.5), "APs must be a share or -1"),
+    "order": (lambda text: first(text, "boxes", AP50=0.4), "AP50 is 0.4, less than AP"),
+    "recall": (lambda text: first(text, "boxes", AR1=0.9), "AR1, AR10 and AR100 must rise"),
+    "times": (lambda text: first(text, "latency_ms", min=4.5), "times are out of order"),
+    "reason": (lambda text: change(text, reason="why"), "status ok needs no reason"),
+    "missing": (lambda text: change(text, boxes=None), "status ok needs boxes"),
+    "status": (lambda text: change(text, status="oom", reason="x"), "needs a reason alone"),
+    "hash": (lambda text: change(text, code_sha256="12"), "code_sha256: '12' does not match"),
+    "picture": (lambda text: pictured(text, image=1), "picture 0 is of image 1"),
+    "boxes": (lambda text: pictured(text, labels=[]), "picture 0 needs boxes, scores and labels"),
+    "inside out": (lambda text: pictured(text, boxes=[[9, 2, 1, 8]]), "has the box"),
+    "class": (lambda text: pictured(text, labels=[4]), "4 is greater than the maximum"),
+    "mask": (lambda text: pictured(text, masks=[[1, 2]]), "has a mask of another size"),
+}
+
+
+def pictured(text: str, **values: Any) -> str:
+    return change(text, pictures=[json.loads(text.splitlines()[0])["pictures"][0] | values])
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_broken_file_of_detectors_is_refused(name: str, tmp_path: Path) -> None:
+    made_up(tmp_path)
+    file = tmp_path / "cpu" / "detectors.jsonl"
+    spoil, message = SPOILT[name]
+    file.write_text(spoil(file.read_text("utf-8")), "utf-8")
+    with pytest.raises(results.ResultError, match=message):
+        results.check("detectors", tmp_path / "cpu")
+
+
+def test_made_up_rows_are_right(tmp_path: Path) -> None:
+    found = made_up(tmp_path)
+    assert not any(wrong(row, found.manifest) for row in found.rows)
 
 
 # Pages ----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 SEED = 0
-NAMES = ("attention", "window", "sliding", "convolution", "depthwise", "operations")
+NAMES = ("attention", "window", "sliding", "convolution", "depthwise", "operations", "detection")
 TUNED = ("attention", "window", "convolution", "depthwise")
 
 
@@ -72,7 +72,7 @@ class Cell:
 
 def cells(suite: str, device: torch.device, small: bool = False) -> Iterator[Cell]:
     """Of one suite."""
-    from benchmarks.suites import attention, convolution, operations, sliding, window
+    from benchmarks.suites import attention, convolution, detection, operations, sliding, window
 
     makers = {
         "attention": attention.cells,
@@ -81,6 +81,7 @@ def cells(suite: str, device: torch.device, small: bool = False) -> Iterator[Cel
         "convolution": convolution.cells,
         "depthwise": convolution.depthwise_cells,
         "operations": operations.cells,
+        "detection": detection.cells,
     }
     yield from makers[suite](device, small)
 
