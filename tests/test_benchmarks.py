@@ -715,7 +715,7 @@ def made_up(folder: Path) -> results.Run:
     }
     rows: list[dict[str, Any]] = []
     for number, (short, detector) in enumerate(DETECTORS.items()):
-        scores = dict.fromkeys(training.NAMES, 0.5) | {"AP50": 0.5 + number / 25, "APl": -1.0}
+        scores = dict.fromkeys(training.NAMES, 0.5) | {"AP50": 0.5 + number / 26, "APl": -1.0}
         picture = dict(image=0, boxes=[[1.0, 2.0, 9.0, 8.0]], scores=[0.5], labels=[1], masks=None)
         row = EMPTY | {
             "run_id": "made up",

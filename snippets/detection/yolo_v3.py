@@ -39,9 +39,6 @@ __all__ = [
     "Branch",
     "Darknet",
     "YOLOv3",
-    "assign_priors",
-    "flatten_maps",
-    "places",
     "v3_loss",
 ]
 
