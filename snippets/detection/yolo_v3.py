@@ -26,9 +26,7 @@ from .yolo_v2 import (
     conv_block,
     decode_cells,
     encode_cells,
-    flatten_maps,
     match_places,
-    places,
     prepare,
     quiet,
 )
