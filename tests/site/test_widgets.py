@@ -2,6 +2,7 @@
 
 import random
 import re
+import runpy
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from hooks import ROOT, content, svg
+from hooks import DOCS, ROOT, content, svg
 from snippets.attention.scaled_dot_product_attention import (
     causal_mask,
     padding_mask,
@@ -24,6 +25,8 @@ from snippets.convolution.receptive_field import (
     receptive_fields,
     trace_back,
 )
+from snippets.detection.iou import box_iou, box_xywh_to_xyxy, paired_iou
+from snippets.detection.nms import diou_nms, nms, soft_nms
 from tests.site.conftest import Note, watch, wire
 
 PLACES = {
@@ -560,3 +563,265 @@ def test_an_output_pixel_is_chosen_by_mouse_and_finger(widget: Locator) -> None:
     for index, act in ((6, "hover"), (3, "click")):
         getattr(widget.locator(f'rect[data-at="{index}"]'), act)()
         assert position.input_value() == str(index)
+
+
+# Boxes ----------------------------------------------------------------------------
+
+
+def decimals(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"-?\d+(?:\.\d+)?", text.replace("−", "-"))]
+
+
+def set_at_once(widget: Locator, values: list[int]) -> None:
+    """All sliders, as dragging does: the limits are free until the form hears of it."""
+    widget.locator("input[type=range]").evaluate_all(
+        """(sliders, values) => sliders.forEach((e, i) => {
+          e.max = 60;
+          e.value = values[i];
+          if (i + 1 === sliders.length) e.dispatchEvent(new Event("input", { bubbles: true }));
+        })""",
+        values,
+    )
+
+
+def shown_boxes(widget: Locator) -> torch.Tensor:
+    """Truth and prediction as the sliders have them: (2, 4) of left, top, width, height."""
+    values = [int(e.input_value()) for e in widget.locator("input[type=range]").all()]
+    drawn = widget.locator("rect[data-box]").evaluate_all(
+        """(boxes) => boxes.flatMap((e) => ["x", "y", "width", "height"].map(
+          (name) => Number(e.getAttribute(name))))"""
+    )
+    assert drawn == values
+    return torch.tensor(values, dtype=torch.float64).reshape(2, 4)
+
+
+def check_iou(widget: Locator) -> str:
+    """Every number of the sentences; returns the verdict."""
+    truth, box = box_xywh_to_xyxy(shown_boxes(widget))
+    *lines, verdict = widget.locator("output > span").all_inner_texts()
+    value = {k: float(paired_iou(box, truth, k)) for k in ("iou", "giou", "diou", "ciou")}
+    assert [line.split(" ")[0].lower() for line in lines] == list(value)
+    for line, wanted in zip(lines, value.values(), strict=True):
+        assert decimals(line)[-1] == pytest.approx(wanted, abs=0.000501), line
+    x, y = (
+        torch.arange(60)[:, None].ge(edge[:2]) & torch.arange(60)[:, None].lt(edge[2:])
+        for edge in (truth, box)
+    )  # cells that the boxes cover, axis by axis
+    a, b = (cover[:, 0, None] & cover[:, 1] for cover in (x, y))
+    shared, union = int((a & b).sum()), int((a | b).sum())
+    assert decimals(lines[0])[:2] == [shared, union]
+    low, high = torch.minimum(truth, box)[:2], torch.maximum(truth, box)[2:]
+    w, h = (high - low).tolist()
+    assert decimals(lines[1])[1:4] == [w * h, union, w * h]
+    rho = float((truth[:2] + truth[2:] - box[:2] - box[2:]).square().sum() / 4)
+    assert decimals(lines[2])[1:3] == [rho, w * w + h * h]
+    alpha, v = decimals(lines[3])[1:3]
+    assert alpha * v == pytest.approx(value["diou"] - value["ciou"], abs=0.002)
+    hull = widget.locator("rect.hull").evaluate(
+        """(e) => ["x", "y", "width", "height"].map((name) => Number(e.getAttribute(name)))"""
+    )
+    assert hull == [*low.tolist(), w, h]
+    ends = [(edge[:2] + edge[2:]) / 2 for edge in (truth, box)]
+    line = widget.locator("path.centres").get_attribute("d") or ""
+    assert decimals(line) == torch.cat(ends).tolist()
+    return verdict
+
+
+@pytest.mark.slow
+@on("iou")
+def test_iou(widget: Locator) -> None:
+    rng = random.Random(0)
+    plans = [
+        ([20, 10, 20, 10], [20, 10, 20, 10], "重合"),
+        ([20, 10, 20, 10], [40, 10, 5, 10], "相接"),
+        ([20, 10, 20, 10], [40, 20, 5, 5], "相接"),
+        ([20, 10, 20, 10], [25, 12, 6, 6], "填满"),
+        ([20, 10, 20, 10], [30, 10, 20, 10], "填满"),
+        ([20, 10, 30, 10], [25, 5, 10, 30], "两框相交"),
+        ([0, 0, 2, 2], [58, 34, 2, 2], "不相交"),
+        ([0, 0, 60, 36], [0, 0, 2, 36], "填满"),
+    ]
+    for truth, box, word in plans:
+        set_at_once(widget, truth + box)
+        assert word in check_iou(widget)
+    seen = set()
+    for _ in range(60):
+        values = []
+        for _ in range(2):
+            w, h = rng.randint(2, 40), rng.randint(2, 30)
+            values += [rng.randint(0, 60 - w), rng.randint(0, 36 - h), w, h]
+        set_at_once(widget, values)
+        assert shown_boxes(widget).flatten().tolist() == values
+        seen.add(check_iou(widget)[:3])
+    assert len(seen) >= 2
+
+
+@pytest.mark.slow
+@on("iou")
+def test_boxes_by_keyboard(widget: Locator) -> None:
+    """No box leaves the drawing, however far a slider is sent."""
+    x, y, w, h = widget.locator("input[type=range]").all()[4:]
+    slide(x, 25)
+    slide(h, 17)
+    check_iou(widget)
+    for control, key in ((x, "End"), (w, "End"), (y, "End"), (h, "End"), (w, "Home"), (x, "End")):
+        control.press(key)
+        check_iou(widget)
+        left, top, width, height = shown_boxes(widget)[1].tolist()
+        assert left + width <= 60 and top + height <= 36 and min(width, height) >= 2
+    assert x.input_value() == "58"
+
+
+@pytest.mark.slow
+@on("iou")
+def test_boxes_begin_as_in_the_figure(widget: Locator) -> None:
+    """Five times as large, moved to the middle."""
+    drawn = runpy.run_path(str(DOCS / "figures/detection/iou.py"))["APART"]
+    boxes = torch.tensor(drawn, dtype=torch.float64)
+    assert (5 * boxes + torch.tensor([5, -2, 5, -2])).equal(box_xywh_to_xyxy(shown_boxes(widget)))
+    assert "不相交" in check_iou(widget)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mouse", "touch"])
+def test_boxes_are_dragged(browser: Browser, url: str, kind: str) -> None:
+    """A box by its inside, a side by its corners; a finger beside them scrolls the page."""
+    context = browser.new_context(has_touch=True, viewport={"width": 412, "height": 900})
+    page = context.new_page()
+    wrong = watch(page)
+    widget = near(page, url + PLACES["iou"], "iou")
+    drawing = widget.locator("form svg")
+    drawing.evaluate("(e) => e.scrollIntoView({ block: 'center' })")
+    frame = drawing.bounding_box()
+    assert frame
+    unit = frame["width"] / 60
+    session = context.new_cdp_session(page)
+
+    def drag(start: tuple[float, float], way: tuple[float, float]) -> None:
+        at = [(frame["x"] + (start[0] + k / 4 * way[0]) * unit, k) for k in range(5)]
+        path = [(x, frame["y"] + (start[1] + k / 4 * way[1]) * unit) for x, k in at]
+        if kind == "mouse":
+            page.mouse.move(*path[0])
+            page.mouse.down()
+            for point in path[1:]:
+                page.mouse.move(*point)
+            page.mouse.up()
+            return
+        for step, (x, y) in enumerate(path):
+            event = "touchMove" if step else "touchStart"
+            points = [{"x": x, "y": y}]
+            session.send("Input.dispatchTouchEvent", {"type": event, "touchPoints": points})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def boxes() -> list[list[float]]:
+        return shown_boxes(widget).tolist()
+
+    truth, box = [30.0, 3, 20, 15], [10.0, 13, 10, 20]
+    assert boxes() == [truth, box]
+    before = page.evaluate("scrollY")
+    for start, way, wanted in (
+        ((13, 26), (20, -8), [30.0, 5, 10, 20]),  # moved, onto the truth
+        ((33, 22), (99, 99), [50.0, 16, 10, 20]),  # no farther than the edge
+        ((53, 33), (-99, -99), [0.0, 0, 10, 20]),
+        ((10, 20), (6, -5), [0.0, 0, 16, 15]),  # right and bottom
+        ((16, 0), (-4, 3), [0.0, 3, 12, 12]),  # right and top
+        ((0, 15), (3, 5), [3.0, 3, 9, 17]),  # left and bottom
+        ((3, 3), (50, 50), [10.0, 18, 2, 2]),  # left and top, no farther than a side of two
+    ):
+        drag(start, way)
+        assert boxes() == [truth, wanted], (start, way)
+    drag((38, 14), (-5, 7))
+    truth = [25.0, 10, 20, 15]
+    assert boxes() == [truth, wanted]
+    assert page.evaluate("scrollY") == before, "what holds a box does not scroll the page"
+    drag((55, 32), (0, -25))
+    assert boxes() == [truth, wanted]
+    if kind == "touch":
+        page.wait_for_function("before => scrollY > before", arg=before)
+    assert not wrong
+    context.close()
+
+
+# Suppression ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@on("nms")
+def test_nms(page: Page, widget: Locator) -> None:
+    module = "document.querySelector('[src$=\"widgets/base.js\"]').src.replace('base.js', 'nms.js')"
+    names = "({ OBJECTS, BOXES, SCORES }) => [OBJECTS, BOXES, SCORES]"
+    objects, boxes, scores = (
+        torch.tensor(values, dtype=torch.float64)
+        for values in page.evaluate(f"import({module}).then({names})")
+    )
+    scene = runpy.run_path(str(DOCS / "figures/detection/nms.py"))["crowd"]()
+    for ours, drawn in zip((objects, boxes, scores), scene, strict=True):
+        assert ours.float().equal(drawn)
+    threshold, least = widget.locator("input[type=range]").all()
+    method = widget.locator("select")
+    iou, diou = box_iou(boxes, boxes), box_iou(boxes, boxes, "diou")
+    overlap = box_iou(objects, boxes)
+    plans = [(0, 8, 0), *((0, at, 0) for at in range(0, 21, 2)), (0, 14, 13), (0, 10, 19)]
+    plans += [(0, 14, 20), (1, 3, 0), (1, 5, 0), (1, 11, 9), (2, 6, 0), (2, 10, 5), (2, 0, 9)]
+    plans += [(3, 8, 0), (3, 8, 5), (3, 8, 10), (3, 8, 16)]
+    shown = set()
+    for kind, t, s in plans:
+        choose(method, kind, 0)
+        assert threshold.is_enabled() == (kind != 3)
+        if kind != 3:
+            slide(threshold, t)
+        slide(least, s)
+        t, s = t / 20, s / 20
+        enough = (scores >= s).nonzero()[:, 0]
+        new = scores.clone()
+        if kind < 2:
+            kept = enough[(nms, diou_nms)[kind](boxes[enough], scores[enough], t)]
+        else:
+            decay = ("linear", "gaussian")[kind - 2]
+            kept, final = soft_nms(boxes, scores, decay, iou_threshold=t, min_score=s)
+            new[kept] = final
+        kept = [int(i) for i in kept]
+        rows = widget.locator(".fates tr").all()[1:]
+        assert len(rows) == len(boxes)
+        drawn = widget.locator(".scene rect:not(.truth)").evaluate_all(
+            "(boxes) => boxes.map((e) => e.className.baseVal).toReversed()"
+        )
+        for i, row in enumerate(rows):
+            assert row.locator("th").inner_text() == "ABCDEFGH"[i]
+            score, result = row.locator("td").all_inner_texts()
+            before, *after = decimals(score)
+            assert before == float(scores[i])
+            stays = i in kept
+            assert (drawn[i] == "kept") == stays == (result == "保留"), (kind, t, s, i)
+            if stays:
+                wanted = pytest.approx(float(new[i]), abs=0.00501)
+                assert (after or [before])[0] == wanted
+            elif kind > 1 or scores[i] < s:
+                assert result == "分数太低"
+                assert (after or [before])[0] < s + 0.00501
+            else:
+                of = (iou, diou)[kind][i]
+                by = next(j for j in kept if of[j] > t)  # the best that would do it
+                assert result.startswith(f"被 {'ABCDEFGH'[by]} 去掉")
+                assert decimals(result) == pytest.approx([float(of[by])], abs=0.00501)
+        left, hits = set(range(len(objects))), 0
+        for i in kept:
+            best = max(left, key=lambda o: float(overlap[o, i]), default=None)
+            if best is not None and overlap[best, i] >= 0.5:
+                left.remove(best)
+                hits += 1
+        said = widget.locator("output > span").all_inner_texts()
+        assert numbers(said[0]) == [8, len(kept)]
+        assert re.findall("[A-H]", said[0]) == ["ABCDEFGH"[i] for i in sorted(kept)]
+        assert numbers(said[1]) == [3, hits, len(kept) - hits]
+        assert (len(said) == 3) == (kind == 3)
+        shown.add((len(kept), hits))
+    assert {(2, 2), (3, 3), (7, 3), (8, 3), (0, 0)} <= shown, shown
+
+
+def test_what_the_page_says_of_the_threshold() -> None:
+    """0.29 of overlap; 0.1 loses one of the two, 0.4 is right, 0.7 leaves four too many."""
+    objects, boxes, scores = runpy.run_path(str(DOCS / "figures/detection/nms.py"))["crowd"]()
+    assert float(box_iou(objects, objects)[0, 1]) == pytest.approx(0.29, abs=0.005)
+    assert [nms(boxes, scores, t).tolist() for t in (0.1, 0.4)] == [[0, 2], [0, 1, 2]]
+    assert len(nms(boxes, scores, 0.7)) == 3 + 4

@@ -9,6 +9,7 @@ from hooks.figures import BLUE, GREEN, INK, ORANGE, PURPLE, RED, new
 from snippets.detection.iou import box_cxcywh_to_xyxy, iou_loss, paired_iou
 
 TRUTH, PREDICTED = (2.0, 2.0, 5.0, 5.0), (3.0, 3.0, 6.0, 6.0)
+APART = (5.0, 1.0, 9.0, 4.0), (1.0, 3.0, 3.0, 7.0)  # where the widget begins
 
 
 def figures(t):
@@ -65,20 +66,20 @@ def overlap(t):
 
 def penalties(t):
     figure, axes = new(6, 2.7, 3)
-    truth, box = (5.0, 1.0, 9.0, 4.0), (1.0, 4.6, 4.0, 7.0)
+    truth, box = APART
     hull = (1.0, 1.0, 9.0, 7.0)
     for ax, name in zip(axes, ("GIoU", "DIoU", "CIoU"), strict=True):
         canvas(ax, (0.3, 9.7), (-0.4, 9.4))
         ax.set_title(name)
         if name == "GIoU":
-            for x1, y1, x2, y2 in ((1, 1, 5, 4), (1, 4, 9, 4.6), (4, 4.6, 9, 7)):
+            for x1, y1, x2, y2 in ((1, 1, 5, 3), (3, 3, 5, 4), (3, 4, 9, 7)):
                 draw(ax, (x1, y1, x2, y2), RED, facecolor=(RED, 0.18), lw=0)
             draw(ax, hull, INK, facecolor="none", lw=0.8, linestyle=(0, (4, 3)))
         elif name == "DIoU":
             draw(ax, hull, INK, facecolor="none", lw=0.8, linestyle=(0, (4, 3)))
         draw(ax, truth, GREEN, facecolor=(GREEN, 0.35))
         draw(ax, box, ORANGE, facecolor=(ORANGE, 0.35))
-    note(axes[0], 2.9, 2.7, t("empty\npart", "空白\n部分"), RED)
+    note(axes[0], 6, 5.5, t("empty\npart", "空白\n部分"), RED)
     note(axes[0], 5, 8.4, t("empty part / hull", "空白部分 / 外接框"), RED)
     centers = [((x[0] + x[2]) / 2, (x[1] + x[3]) / 2) for x in (truth, box)]
     axes[1].plot([1, 9], [7, 1], color=INK, lw=1, linestyle=(0, (1, 2)))

@@ -12,6 +12,7 @@ THRESHOLD = 0.5
 
 def figures(t):
     yield "nms_steps", steps(t)
+    yield "nms_threshold", thresholds(t)
     yield "nms_fixed_point", fixed_point(t)
     yield "nms_decay", decay(t)
 
@@ -65,6 +66,34 @@ def steps(t):
         ax.set_title(title)
         ax.set_xlim(0, 114)
         ax.set_ylim(155, 0)
+        ax.set_aspect("equal")
+        ax.set_axis_off()
+    return figure
+
+
+def crowd():
+    """Three objects, two of them overlapping, and eight boxes with scores; also of the widget."""
+    objects = [[8.0, 8, 46, 74], [28, 12, 66, 76], [82, 28, 114, 72]]
+    boxes = [[9.0, 8, 46, 75], [28, 13, 67, 76], [81, 28, 114, 71], [5, 12, 44, 77]]
+    boxes += [[34, 9, 70, 70], [3, 3, 45, 60], [88, 35, 118, 76], [17, 22, 60, 73]]
+    scores = [0.95, 0.91, 0.86, 0.78, 0.72, 0.63, 0.54, 0.37]
+    return torch.tensor(objects), torch.tensor(boxes), torch.tensor(scores)
+
+
+def thresholds(t):
+    objects, boxes, scores = crowd()
+    figure, axes = new(6, 1.75, 3)
+    for ax, threshold in zip(axes, (0.1, 0.4, 0.7), strict=True):
+        kept = [int(i) for i in nms(boxes, scores, threshold)]
+        for x1, y1, x2, y2 in objects.tolist():
+            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fc=(GREEN, 0.22), ec="none"))
+        for i, (x1, y1, x2, y2) in reversed(list(enumerate(boxes.tolist()))):
+            style = dict(ec=ORANGE, lw=2) if i in kept else dict(ec=RED, lw=0.8, ls=(0, (3, 2)))
+            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fc="none", **style))
+        name = t(f"{threshold}: {len(kept)} kept", f"{threshold}：留下 {len(kept)} 个")
+        ax.set_title(name)
+        ax.set_xlim(0, 121)
+        ax.set_ylim(80, 0)
         ax.set_aspect("equal")
         ax.set_axis_off()
     return figure
