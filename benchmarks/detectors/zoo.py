@@ -5,6 +5,7 @@ stands here and goes into every row: the peak of the learning rate, a few option
 detector is trained longer.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +63,7 @@ class Detector:
 
     def config(self) -> dict[str, Any]:
         """What is written down, and what a row that is kept must have."""
-        return {
+        given = {
             "rate": self.rate,
             "backbone": self.backbone,
             "clip": self.clip,
@@ -72,10 +73,12 @@ class Detector:
             "fit": self.fit,
             "longer": self.longer,
         }
+        return json.loads(json.dumps(given))  # as it is read back
 
 
 REGIONS = {"positive_share": 0.5, "beta": 1 / 9}  # as torchvision's beta; more positives
 PICK = {"candidates": 100}
+ONE_EACH = {8: [[24, 23]], 16: [[36, 37]], 32: [[52, 50]]}  # priors: more positives for each
 DETECTORS: dict[str, Detector] = {
     "rcnn": Detector("R-CNN", "rcnn_family", RCNN, 4e-3, drawn=True, fit=200),
     "fast_rcnn": Detector("Fast R-CNN", "rcnn_family", FastRCNN, 4e-3, REGIONS, drawn=True),
@@ -84,7 +87,9 @@ DETECTORS: dict[str, Detector] = {
     "ssd": Detector("SSD", "ssd", SSD, 3e-3, detect=PICK),
     "yolo_v1": Detector("YOLO v1", "yolo", YOLOv1, 3e-3, detect=PICK, longer=4),
     "yolo_v2": Detector("YOLO v2", "yolo", YOLOv2, 1e-2, detect=PICK),
-    "yolo_v3": Detector("YOLO v3", "yolo", YOLOv3, 8e-3, detect=PICK),
+    "yolo_v3": Detector(
+        "YOLO v3", "yolo", YOLOv3, 8e-3, {"priors": ONE_EACH}, detect=PICK, longer=3
+    ),
     "yolo_v4": Detector("YOLO v4", "yolo", YOLOv4, 8e-3, detect=PICK),
     "yolo_v5": Detector("YOLO v5", "yolo", YOLOv5, 8e-3, detect=PICK),
     "yolo_v7": Detector("YOLO v7", "yolo", YOLOv7, 8e-3, detect=PICK, folded=True),
@@ -97,6 +102,7 @@ DETECTORS: dict[str, Detector] = {
         1e-3,
         {"classes": 4},
         {"weights": [4.0, 5.0, 2.0]},
+        longer=2,
         backbone=4.0,
         clip=0.1,
     ),
