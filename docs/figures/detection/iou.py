@@ -91,7 +91,7 @@ def penalties(t):
         axes[2].plot([x1, x2], [y1, y2], color=color, lw=1.2)
         slope = math.degrees(math.atan2(y2 - y1, x2 - x1))
         axes[2].add_patch(Arc((x1, y1), 1.5, 1.5, theta1=slope, theta2=90, color=PURPLE, lw=1.8))
-        note(axes[2], x1 + 0.6, y1 + 1.35, name, PURPLE, fontsize=11)
+        note(axes[2], x1 - 0.5, y1 + 0.9, name, PURPLE, fontsize=11)
     note(axes[2], 5, 8.4, t("as DIoU, and α v", "同 DIoU，再减 α v"), PURPLE)
     return figure
 
