@@ -623,7 +623,6 @@ def test_absent_classes():
             r"occur in training, got \[1.0, 0.0\]",
         ),
     ],
-    ids=str,
 )
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
