@@ -92,7 +92,7 @@ DETECTORS: dict[str, Detector] = {
     ),
     "yolo_v4": Detector("YOLO v4", "yolo", YOLOv4, 8e-3, detect=PICK),
     "yolo_v5": Detector("YOLO v5", "yolo", YOLOv5, 8e-3, detect=PICK),
-    "yolo_v7": Detector("YOLO v7", "yolo", YOLOv7, 8e-3, detect=PICK, folded=True),
+    "yolo_v7": Detector("YOLO v7", "yolo", YOLOv7, 8e-3, detect=PICK, folded=True, longer=3),
     "yolo_v8": Detector("YOLO v8", "yolo", YOLOv8, 8e-3, detect=PICK),
     "detr": Detector("DETR", "detr", DETR, 1e-3, {"classes": 4}, clip=0.1),
     "deformable_detr": Detector(
