@@ -102,7 +102,7 @@ def test_the_download_is_the_copy(page: Page, url: str, lang: str, name: str) ->
     page.keyboard.press("Shift")  # lays out the whole page: nothing moves under the mouse
     for snippet in take.names(CONCEPTS[name]):
         file = take.file_name(snippet)
-        group = page.get_by_role("group", name=file)
+        group = page.get_by_role("group", name=file, exact=True)
         with page.expect_download() as download:
             group.get_by_role("link", name=take.WORDS[lang]["file"]).click()
         assert download.value.suggested_filename == file
@@ -115,7 +115,7 @@ def test_the_button_copies_the_file(page: Page, url: str, lang: str, name: str) 
     wrong = watch(page)
     page.goto(url + address(lang, name))
     for snippet in take.names(CONCEPTS[name]):
-        group = page.get_by_role("group", name=take.file_name(snippet))
+        group = page.get_by_role("group", name=take.file_name(snippet), exact=True)
         for key in ("Enter", "Space"):
             page.evaluate("navigator.clipboard.writeText('')")
             group.locator("a.md-button").first.focus()
