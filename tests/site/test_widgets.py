@@ -741,8 +741,19 @@ def test_boxes_are_dragged(browser: Browser, url: str, kind: str) -> None:
     if kind == "touch":
         page.wait_for_function("before => scrollY > before", arg=before)
         drawing.evaluate("(e) => e.scrollIntoView({ block: 'center' })")
-        back = "([e, y]) => Math.abs(e.getBoundingClientRect().y - y) < 1"
-        page.wait_for_function(back, arg=[drawing.element_handle(), frame["y"]])
+        still = """(e) => new Promise((done) => { // the page may still be rolling
+          let last;
+          const look = () => {
+            const { y } = e.getBoundingClientRect();
+            if (y === last) return done();
+            last = y;
+            setTimeout(look, 200);
+          };
+          look();
+        })"""
+        drawing.evaluate(still)
+        frame = drawing.bounding_box()
+        assert frame
         fingers = ([(30, 15)], [(30, 15), (5, 5)], [(30, 15), (9, 9)], [(32, 15), (15, 15)], [])
         for count, points in enumerate(fingers):  # a second one changes nothing
             kinds = "touchStart", "touchStart", "touchMove", "touchMove", "touchEnd"
