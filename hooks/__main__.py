@@ -3,7 +3,14 @@
 python -m hooks build [FOLDER]   both languages into FOLDER (site)
 python -m hooks serve            both on one port, rebuilt and reloaded on every edit
 python -m hooks figures [WORD]   draw the figures whose script's path contains WORD
+python -m hooks stale [OPTIONS]  the sections that lag behind the other language; see --help
+python -m hooks new SECTION NAME [TITLE] [TITLE IN CHINESE]
+                                 write the files of a new concept
+python -m hooks check [PATH …]   the rules of the house, for all or for what the paths belong to
+python -m hooks fix              mend what a machine can
 python -m hooks release          note the snippets' versions as published in the present release
+python -m hooks status [--mixed] what the tests have found, into docs/status.json; --mixed: even if
+                                 not in one run
 """
 
 import gc
@@ -29,12 +36,13 @@ from mkdocs.exceptions import Abort, MkDocsException
 from mkdocs.livereload import LiveReloadServer
 
 from hooks import DOCS, LANGUAGES, ROOT, SNIPPETS, content
+from hooks.contribute import check, mend, new, stale
 from snippets._cli import library
 
 CONFIG = {"en": ROOT / "mkdocs.yml", "zh": ROOT / "mkdocs.zh.yml"}
 SHARED = [
     *CONFIG.values(),
-    *(DOCS / name for name in ("assets", "labs", "glossary.yml")),
+    *(DOCS / name for name in ("assets", "labs", "glossary.yml", "status.json")),
     SNIPPETS,
     ROOT / "overrides",
 ]
@@ -172,6 +180,12 @@ def figures(only: str = "") -> None:
     draw_all(only)
 
 
+def status(option: str = "") -> None:
+    from hooks.status import write  # here, for it looks at the benchmarks
+
+    write(option)
+
+
 def release() -> None:
     known = library.releases()
     known[library.release()] = {name: library.versions(name) for name in library.library()}
@@ -184,7 +198,10 @@ def main(command: str = "", *args: str) -> None:
     # The preview builds in full what a dirty build would get wrong.
     logging.getLogger("mkdocs.commands.build").addFilter(lambda r: "'dirty'" not in r.getMessage())
     commands = {"build": build, "serve": serve, "figures": figures, "release": release}
-    if command not in commands or len(args) > (command in ("build", "figures")):
+    commands |= {"new": new.main, "check": check.main, "fix": mend.main}
+    commands |= {"stale": stale.main, "status": status}
+    most = {"build": 1, "figures": 1, "status": 1, "new": 4, "check": len(args), "stale": len(args)}
+    if command not in commands or len(args) > most.get(command, 0):
         sys.exit(__doc__)
     try:
         commands[command](*args)

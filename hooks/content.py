@@ -7,14 +7,17 @@ which stops the build.
 
 import posixpath
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
+
 from hooks import DOCS, LANGUAGES, SNIPPETS, labs
 from hooks.errors import did_you_mean, line_of, problem
-from hooks.text import lines_outside_code, load_yaml, read, strings
+from hooks.text import HEAD, PLAIN, lines_outside_code, load_yaml, plain, read, strings
 
 FIELDS = {
     "title": str,
@@ -54,8 +57,6 @@ class Entry:
 
 # Front matter -----------------------------------------------------------------
 
-HEAD = re.compile(r"---\n(.*?)\n---(?:\n|\Z)", re.DOTALL)
-
 
 def front_matter(path: Path, lang: str) -> dict[str, Any]:
     """The checked front matter of a page."""
@@ -79,9 +80,8 @@ def _front_matter(text: str, path: Path, lang: str) -> dict[str, Any]:
         if not (strings(value) if FIELDS[field] is list else isinstance(value, str)):
             kind = "list such as [one, two]" if FIELDS[field] is list else "text"
             raise problem(path, line, f"'{field}' must be a {kind}")
-        if isinstance(value, str) and (re.search(r'[<>"$\n]', value) or not value.strip()):
-            message = f"'{field}' must be one line of plain text, without < > $ and \""
-            raise problem(path, line, message)
+        if not all(map(plain, [value] if isinstance(value, str) else value)):
+            raise problem(path, line, f"'{field}' must be {PLAIN}")
         if lang != "en" and field in ENGLISH_ONLY:
             raise problem(path, line, f"'{field}' holds for both languages; say it in docs/en only")
     for field in ("title", "description"):
@@ -102,39 +102,59 @@ NAME = re.compile(r"(?:[a-z0-9_]+/)*[a-z0-9_]+")
 
 
 def entries() -> dict[str, Entry]:
-    """All pages by name; raises where a page has no twin."""
+    """All pages by name; raises the first problem."""
+    found, problems = survey()
+    if problems:
+        raise problems[0]
+    return found
+
+
+def survey() -> tuple[dict[str, Entry], list[PluginError]]:
+    """All pages by name, and what is wrong with their names, twins and front matter."""
+    problems: list[PluginError] = []
+
+    def meta(reader: Callable[[Path, str], dict[str, Any]], path: Path, lang: str) -> Any:
+        try:
+            return reader(path, lang)
+        except PluginError as error:
+            problems.append(error)
+            return {}
+
     names = {lang: {page_name(p, lang): p for p in pages(lang)} for lang in LANGUAGES}
     for lang, other in (("en", "zh"), ("zh", "en")):
         for name in sorted(names[lang].keys() - names[other].keys()):
-            raise problem(
-                names[lang][name], 1, f"this page has no twin; write docs/{other}/{name}.md"
-            )
+            message = f"this page has no twin; write docs/{other}/{name}.md"
+            problems.append(problem(names[lang][name], 1, message))
     found = {
         name: Entry(
             name,
             {lang: names[lang][name] for lang in LANGUAGES},
-            {lang: front_matter(names[lang][name], lang) for lang in LANGUAGES},
+            {lang: meta(front_matter, names[lang][name], lang) for lang in LANGUAGES},
         )
-        for name in sorted(names["en"])
+        for name in sorted(names["en"].keys() & names["zh"].keys())
     }
     for path in labs.sources():
         name = f"labs/{path.stem}"
-        meta = {lang: labs.front_matter(path, lang) for lang in LANGUAGES}
-        found[name] = Entry(name, dict.fromkeys(LANGUAGES, path), meta)
+        fields = {lang: meta(labs.front_matter, path, lang) for lang in LANGUAGES}
+        found[name] = Entry(name, dict.fromkeys(LANGUAGES, path), fields)
     for entry in found.values():
         path = entry.files["en"]
         if not NAME.fullmatch(entry.name):
-            raise problem(path, 1, "a name has lower-case letters, digits and _ only; rename it")
+            message = "a name has lower-case letters, digits and _ only; rename it"
+            problems.append(problem(path, 1, message))
         if entry.name == "glossary" or entry.name.startswith("zh/"):
-            raise problem(path, 1, "this name is taken by the site itself; choose another one")
+            message = "this name is taken by the site itself; choose another one"
+            problems.append(problem(path, 1, message))
         for needed in entry.requires:
             if needed not in found:
                 line = line_of(path.read_text("utf-8"), "requires:")
-                raise problem(
-                    path, line, f"requires '{needed}', no such page; {did_you_mean(needed, found)}"
-                )
-    check_cycles(found)
-    return found
+                message = f"requires '{needed}', no such page; {did_you_mean(needed, found)}"
+                problems.append(problem(path, line, message))
+    try:
+        check_cycles(found)
+    except PluginError as error:
+        problems.append(error)
+    return found, problems
 
 
 def check_cycles(found: dict[str, Entry]) -> None:
@@ -206,7 +226,13 @@ ANCHOR = re.compile(r"\{[^}]*#([\w-]+)[^}]*\}\s*$", re.MULTILINE)
 
 
 def check(path: Path, known: dict[str, Path]) -> None:
-    """Raise for an embed or a link of the page that leads nowhere, or out of its bounds.
+    """Raise the first problem with the embeds and links of a page."""
+    for error in problems(path, known):
+        raise error
+
+
+def problems(path: Path, known: dict[str, Path]) -> Iterator[PluginError]:
+    """Embeds and links of the page that lead nowhere, or out of its bounds.
 
     `known` maps what a link may lead to ("attention/index.md") to the file behind it.
     """
@@ -215,37 +241,39 @@ def check(path: Path, known: dict[str, Path]) -> None:
     body = HEAD.sub("", text).lstrip()
     if not body.startswith("# "):
         line = text.count("\n", 0, len(text) - len(body)) + 1
-        raise problem(path, line, "a page begins with its title; write # Title")
+        yield problem(path, line, "a page begins with its title; write # Title")
     for number, line in enumerate(text.splitlines(), 1):
         if embed := EMBED.match(line):
-            _check_embed(path, number, embed[1].strip())
+            yield from _check_embed(path, number, embed[1].strip())
     head = text.count("\n", 0, len(text) - len(body))
     for number, line in lines_outside_code(text):
         plain = QUOTED.sub("", line)
         if "--8<--" in plain and not EMBED.match(line):
-            raise problem(path, number, "an embed stands on a line of its own, in a fenced block")
+            yield problem(path, number, "an embed stands on a line of its own, in a fenced block")
         for target in LINK.findall(plain) if number > head else ():
             if not re.match(r"[a-z]+:", target):
-                _check_link(path, number, target, DOCS / lang, known)
+                yield from _check_link(path, number, target, DOCS / lang, known)
 
 
 def embeds(path: Path) -> list[Path]:
     """The snippets that a page embeds, each once."""
-    lines = (EMBED.match(line) for line in path.read_text("utf-8").splitlines())
+    lines = (EMBED.match(line) for line in read(path).splitlines())
     targets = (TARGET.match(match[1].strip()) for match in lines if match)
     return sorted({SNIPPETS / target["file"] for target in targets if target})
 
 
-def _check_embed(path: Path, number: int, what: str) -> None:
+def _check_embed(path: Path, number: int, what: str) -> Iterator[PluginError]:
     target = TARGET.match(what)
     if not target:
         message = f'cannot embed {what}; write --8<-- "section/snippet.py:part"'
-        raise problem(path, number, message)
+        yield problem(path, number, message)
+        return
     file = (SNIPPETS / target["file"]).resolve()
     if not file.is_relative_to(SNIPPETS) or not file.is_file():
         known = {p.relative_to(SNIPPETS).as_posix() for p in SNIPPETS.rglob("*.py")}
         hint = did_you_mean(target["file"], known)
-        raise problem(path, number, f"no '{target['file']}' in snippets/; {hint}")
+        yield problem(path, number, f"no '{target['file']}' in snippets/; {hint}")
+        return
     part, parts = target["part"], markers(file)
     if part and part not in parts:
         hint = did_you_mean(part, parts) if parts else "the file marks no part"
@@ -253,12 +281,12 @@ def _check_embed(path: Path, number: int, what: str) -> None:
             f"snippets/{target['file']} has no part '{part}'; {hint} "
             f"A part stands between # --8<-- [start:{part}] and # --8<-- [end:{part}]"
         )
-        raise problem(path, number, message)
+        yield problem(path, number, message)
 
 
 def markers(path: Path) -> set[str]:
     """The names of a snippet's parts."""
-    text = path.read_text("utf-8")
+    text = read(path)
     starts, ends = (re.findall(rf"--8<-- \[{word}:([\w-]+)\]", text) for word in ("start", "end"))
     for part in starts:
         if part not in ends:
@@ -267,17 +295,20 @@ def markers(path: Path) -> set[str]:
     return set(starts)
 
 
-def _check_link(path: Path, number: int, target: str, root: Path, known: dict[str, Path]) -> None:
+def _check_link(
+    path: Path, number: int, target: str, root: Path, known: dict[str, Path]
+) -> Iterator[PluginError]:
     name, _, anchor = target.partition("#")
     file = path
     if name:
         uri = posixpath.normpath(path.parent.relative_to(root).as_posix() + "/" + name)
         if uri not in known:
             hint = did_you_mean(uri, known)
-            raise problem(path, number, f"no page '{name}' to link to; {hint}")
+            yield problem(path, number, f"no page '{name}' to link to; {hint}")
+            return
         file = known[uri]
     if anchor and file.suffix == ".md":
-        anchors = set(ANCHOR.findall(file.read_text("utf-8")))
+        anchors = set(ANCHOR.findall(read(file)))
         if anchor not in anchors:
             hint = did_you_mean(anchor, anchors)
-            raise problem(path, number, f"'{target}' has no heading '#{anchor}'; {hint}")
+            yield problem(path, number, f"'{target}' has no heading '#{anchor}'; {hint}")

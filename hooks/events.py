@@ -1,11 +1,9 @@
 """Where MkDocs calls in: each event hands over to the module that knows how."""
 
 import re
-import shutil
-import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from jinja2 import Environment, FileSystemBytecodeCache
 from markdown.treeprocessors import InlineProcessor
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -35,10 +34,13 @@ from hooks import (
     measured,
     path,
     search,
+    status,
     svg,
     take,
     weight,
 )
+from hooks.contribute import history, safety, stale
+from hooks.contribute.lag import Lag
 
 SEARCH = {"en": "Search", "zh": "搜索"}
 SKIP = ("跳转至", "跳到正文")  # the theme's "go to" does not say where
@@ -65,6 +67,7 @@ class State:
     entries: dict[str, content.Entry]
     terms: glossary.Terms
     dates: dict[str, str]
+    lags: dict[str, list[Lag]]  # by page
     expand: Callable[[str], str]  # the embeds in a text
     known: dict[str, Path]  # what links may lead to
     sections: list[search.Section]  # what the search finds
@@ -108,10 +111,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     State.lang = config.theme["language"]
     if State.serving:
         take.refresh()
+    refuse(safety.files())
     State.entries = content.entries()
     State.terms = glossary.Terms(State.lang)
     State.sections = []
     State.dates = dates()
+    State.lags = stale.by_page(State.lang)
     State.known = {e.source: e.files[State.lang] for e in State.entries.values()}
     State.known["glossary.md"] = glossary.FILE
     if config.site_url and State.lang != "en":
@@ -181,20 +186,27 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         page.edit_url = f"{start}/{source.relative_to(ROOT).as_posix()}"
     if date := State.dates.get(source.relative_to(ROOT).as_posix()):
         page.meta["git_revision_date_localized"] = page.update_date = date
+    if source.suffix == ".py":
+        refuse(safety.lab(source))
     if source.suffix != ".md":
         return markdown
     svg.check(source)
+    refuse(safety.page(source))
     markdown = path.set_path(markdown, State.entries, page.file.src_uri, State.lang)
     markdown = measured.set_tables(markdown, source, page.file.src_uri, State.lang)
+    markdown = status.set_tables(markdown, source, State.entries, State.lang)
     return svg.hold_places(markdown)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     source = source_of(page)
+    if source.suffix != ".py":
+        refuse(safety.rendered(html, source))
     if source.suffix == ".py":
         html = labs.tidy(html, source, State.lang, page, files)
     elif entry := State.entries.get(page.file.src_uri.removesuffix(".md")):
         html = take.set_panel(html, entry, page, State.lang, config.repo_url or "")
+        html = stale.set_notes(html, State.lags.get(entry.name, ()), page.url)
     page.meta["search"] = {"exclude": True}  # from the plugin's index; ours is made below
     return path.set_requirements(html, State.entries, page, State.lang, files)
 
@@ -265,6 +277,11 @@ def on_post_build(config: MkDocsConfig) -> None:
         (site / "sitemap.xml").unlink(missing_ok=True)
 
 
+def refuse(problems: Iterable[PluginError]) -> None:
+    for problem in problems:
+        raise problem
+
+
 def source_of(page: Page) -> Path:
     """The file in docs/ that a contributor edits to change the page."""
     name = page.file.src_uri
@@ -275,7 +292,7 @@ def source_of(page: Page) -> Path:
 
 
 def colab(page: Page, config: MkDocsConfig) -> str:
-    """Colab reads notebooks from GitHub only: the branch to which `gh-deploy` pushes the site."""
+    """Colab reads notebooks from GitHub only: from the branch that workflows/site.yml pushes."""
     parts = urlsplit(config.repo_url or "")
     if parts.hostname != "github.com":
         return ""
@@ -287,19 +304,13 @@ def colab(page: Page, config: MkDocsConfig) -> str:
 
 def dates() -> dict[str, str]:
     """The day of the last commit of each file; none where the history is not here."""
-    git = shutil.which("git")
-    if not git:
-        return {}
-
-    def run(*args: str) -> str:
-        command = [git, "-c", "core.quotepath=off", *args]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        return result.stdout if result.returncode == 0 else ""
-
-    if run("rev-parse", "--is-shallow-repository").strip() != "false":
+    try:
+        history.check()
+        log = history.git(ROOT, "log", "--format=%x00%cs", "--name-only", "--", "docs").decode()
+    except history.Unknown:
         return {}
     found: dict[str, str] = {}
-    for commit in run("log", "--format=%x00%cs", "--name-only", "--", "docs").split("\0")[1:]:
+    for commit in log.split("\0")[1:]:
         day, *names = commit.split("\n")
         for name in names:
             found.setdefault(name, day)

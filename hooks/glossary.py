@@ -12,11 +12,11 @@ from markdown.util import AtomicString
 
 from hooks import DOCS
 from hooks.errors import did_you_mean, line_of, problem
-from hooks.text import load_yaml, read, strings
+from hooks.text import PLAIN, load_yaml, plain, read, strings
 
 FILE = DOCS / "glossary.yml"
 REQUIRED = ("id", "en", "zh", "define_en", "define_zh")
-OPTIONAL = ("also", "page")
+OPTIONAL = ("also", "avoid", "page")  # avoid: Chinese renderings that are not ours
 TITLE = {"en": "Glossary", "zh": "术语表"}
 ABOUT = {
     "en": "Each term in English and Chinese, in one sentence.",
@@ -47,9 +47,15 @@ def _load(text: str, path: Path) -> list[dict[str, Any]]:
                 raise problem(path, line, f"unknown field '{field}' in '{term['id']}'; {hint}")
         if not re.fullmatch("[a-z0-9-]+", term["id"]):
             raise problem(path, line, f"'{term['id']}' is no id; use lower-case letters and -")
-        if not strings(term.get("also", [])):
-            line += line_of("\n".join(text.splitlines()[line - 1 :]), "also:") - 1
-            raise problem(path, line, f"'also' of '{term['id']}' must be a list such as [one, two]")
+        for field in ("also", "avoid"):
+            if not strings(term.get(field, [])):
+                line += line_of("\n".join(text.splitlines()[line - 1 :]), f"{field}:") - 1
+                message = f"'{field}' of '{term['id']}' must be a list such as [one, two]"
+                raise problem(path, line, message)
+        for field, value in term.items():
+            if not all(map(plain, value if field in ("also", "avoid") else [value])):
+                line += line_of("\n".join(text.splitlines()[line - 1 :]), f"{field}:") - 1
+                raise problem(path, line, f"'{field}' of '{term['id']}' must be {PLAIN}")
         also = map(str.lower, term.get("also", []))
         for name in {f"#{term['id']}", term["en"].lower(), term["zh"].lower(), *also}:
             if name in seen:

@@ -2,15 +2,15 @@
 
 One file holds both languages: a text cell says `lang="en"` or `lang="zh"`, code cells are shared.
 They are executed once, and again only when their code, a snippet they import or a requirement has
-changed; a cell that fails or warns stops the build.
+changed; a cell that fails, warns or does not end stops the build (hooks/contained.py).
 """
 
 import ast
 import hashlib
 import json
-import os
 import re
 import tempfile
+import time
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,19 @@ from typing import Any
 import nbformat
 from bs4 import BeautifulSoup, Tag
 from jupyter_client.manager import AsyncKernelManager
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 from mkdocs.structure.toc import get_toc
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from hooks import CACHE, DOCS, LANGUAGES, ROOT
+from hooks import CACHE, DOCS, LANGUAGES, ROOT, contained
+from hooks.contribute import safety
 from hooks.errors import problem
 from hooks.svg import clean, inline
+from hooks.text import PLAIN, plain, strings
 
 SETUP = {
     "en": "Writes the snippets that the cells below import beside the notebook.",
@@ -79,12 +82,17 @@ def front_matter(path: Path, lang: str) -> dict[str, Any]:
         if not title or "description" not in meta:
             message = 'the first text cell has description="…" and begins with # # Title'
             raise problem(path, line, message)
-        return {
+        found = {
             "title": title[1],
             "description": meta["description"],
             "tags": meta.get("keywords", []),
             "requires": meta.get("requires", []),
         }
+        for field, value in found.items():
+            values = value if field in ("tags", "requires") else [value]
+            if not strings(values) or not all(map(plain, values)):
+                raise problem(path, line, f"the {field} of a lab must be {PLAIN}")
+        return found
     raise problem(path, 1, f"this lab has no text in '{lang}'")
 
 
@@ -138,31 +146,48 @@ def execute(path: Path) -> list[list[NotebookNode]]:
 
 def _run(notebook: NotebookNode, path: Path, lines: list[int]) -> None:
     print(f"Running {path.relative_to(ROOT)} …", flush=True)
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as sockets:
+    end = time.monotonic() + contained.SECONDS
+    begun: list[NotebookNode] = []
+
+    def left(cell: NotebookNode) -> float:
+        begun.append(cell)
+        return max(1, end - time.monotonic())
+
+    def wrong(message: str, inside: int = 0) -> PluginError:
+        index = next(i for i, cell in enumerate(notebook.cells) if cell is begun[-1])
+        return problem(path, lines[index] + inside, f"this cell {message}")
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as sockets,
+        tempfile.TemporaryDirectory() as home,
+    ):
         # Over TCP the kernel warns that its messages are not encrypted.
         kernel = AsyncKernelManager(transport="ipc", ip=f"{sockets}/kernel")
         client = NotebookClient(
-            notebook, km=kernel, timeout=300, resources={"metadata": {"path": folder}}
+            notebook, km=kernel, timeout_func=left, resources={"metadata": {"path": folder}}
         )
         try:
-            client.execute(cleanup_kc=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+            client.execute(
+                cleanup_kc=True,
+                env=contained.environment(Path(home)),
+                preexec_fn=contained.limit,
+            )
         except CellExecutionError as error:
-            index = next(i for i, c in enumerate(notebook.cells) if _failed(c))
             inside = re.findall(r"line (\d+)", error.traceback.split("\n\n")[0])
-            line = lines[index] + (int(inside[0]) if inside else 0)
-            raise problem(
-                path,
-                line,
-                f"this cell fails: {error.ename}: {error.evalue}; mend it, then build again",
+            raise wrong(
+                f"fails: {error.ename}: {error.evalue}; mend it, then build again",
+                int(inside[0]) if inside else 0,
             ) from None
+        except CellTimeoutError:
+            message = f"has not ended; a lab has {contained.SECONDS} s in all; let it do less"
+            raise wrong(message) from None
+        except DeadKernelError:
+            raise wrong("ends the process it runs in; let it do less, or find its limit") from None
     for cell, line in zip(notebook.cells, lines, strict=True):
         for output in cell.outputs:
             if output.get("name") == "stderr":
                 raise problem(path, line, f"this cell warns: {output.text.strip()}")
-
-
-def _failed(cell: NotebookNode) -> bool:
-    return any(output.output_type == "error" for output in cell.get("outputs", []))
 
 
 # Notebooks ------------------------------------------------------------------------
@@ -252,6 +277,8 @@ def tidy(content: str, path: Path, lang: str, page: Page, files: Files) -> str:
             text = node.select_one(".jp-RenderedMarkdown")
             assert text
             parts.append(_text(text, anchors, tokens, path, line, page, files))
+            for error in safety.rendered(parts[-1], path, line):
+                raise error
             if len(parts) == 1:
                 parts.append(buttons(lang, path.stem, page))
         else:
@@ -318,7 +345,10 @@ def _output(output: NotebookNode, cell: NotebookNode, path: Path, line: int, lan
         alt = cell.metadata.get(f"alt_{lang}")
         if not alt:
             raise problem(path, line, f'this cell draws; say what is seen: # %% alt_{lang}="…"')
-        return inline(clean(data["image/svg+xml"]), alt)
+        svg = clean(data["image/svg+xml"])
+        for error in safety.drawing(svg, path, line):
+            raise error
+        return inline(svg, alt)
     if "image/png" in data:
         message = 'plots are SVG; add set_matplotlib_formats("svg") to the first code cell'
         raise problem(path, line, message)

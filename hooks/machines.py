@@ -8,7 +8,7 @@ from functools import cache
 from markdown import Markdown
 from mkdocs.config.defaults import MkDocsConfig
 
-from hooks import SNIPPETS, labs, take
+from hooks import SNIPPETS, labs, status, take
 from hooks.content import EMBED, Entry, reading_order, sections
 from hooks.measured import set_tables
 from hooks.path import set_path
@@ -39,6 +39,7 @@ def markdown(
     text = re.sub(r"^!\[(.*?)\]\(.*\)(?:\{.*\})?$", r"> \1", text, flags=re.MULTILINE)
     text = set_path(text, entries, entry.source, lang)
     text = set_tables(text, path, entry.source, lang)
+    text = status.set_tables(text, path, entries, lang)
     attributes = r"^\{ \..*\}\n|(?<=\S)\{ \..*?\}| \{ #[\w-]+ \}$"
     text = re.sub(attributes, "", text, flags=re.MULTILINE)
     text = re.sub(r"(\]\([^)]*)\.ipynb", r"\1.md", text)

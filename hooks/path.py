@@ -16,7 +16,7 @@ WORDS = {
 }
 HOME = {"en": "Home", "zh": "首页"}
 # Pages that stand alone, after the sections.
-LAST = ("tags", "about")
+LAST = ("tags", "about", "status", "design")
 
 
 def navigation(entries: dict[str, Entry], lang: str) -> list[Any]:

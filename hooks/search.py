@@ -24,7 +24,7 @@ from hooks.glossary import HAN
 
 LIBRARY = ROOT / "node_modules/minisearch/dist/umd/index.js"
 
-LISTS = ("index.md", "tags.md")
+LISTS = ("index.md", "tags.md", "status.md")
 
 # What asks, and says nothing of what is asked for; `search.js` leaves it out of a query.
 QUESTIONS = """
@@ -61,7 +61,7 @@ NO_WORDS = frozenset(QUESTIONS + FILLERS)
 TERM = 100000  # how common a term of ours is made, beside the words of the dictionary
 WORD = re.compile(r"[\u4e00-\u9fff]+|[^\W\d_\u4e00-\u9fff][^\W_\u4e00-\u9fff]+")
 LEFT_OUT = re.compile(
-    r'<(span|div) class="arithmatex">.*?</\1>|<figure.*?</figure>|<p class="path">.*?</p>'
+    r'<(span|div) class="arithmatex">.*?</\1>|<figure.*?</figure>|<p class="(?:path|stale)".*?</p>'
     r'|<section class="take">.*?</section>',
     re.DOTALL,
 )

@@ -3,9 +3,13 @@
 import html
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
+
 from hooks import DOCS
+from hooks.contribute import safety
 from hooks.errors import did_you_mean, problem
 from hooks.text import lines_outside_code, read
 
@@ -40,26 +44,32 @@ def _shorten(number: re.Match[str]) -> str:
 
 
 def check(path: Path) -> None:
-    """Raise for a figure of the page that does not exist or says nothing to who cannot see it."""
+    """Raise the first problem with the figures of a page."""
+    for error in problems(path):
+        raise error
+
+
+def problems(path: Path) -> Iterator[PluginError]:
+    """Figures of the page that do not exist or say nothing to who cannot see them."""
+    lang = path.relative_to(DOCS).parts[0]
     for number, line in lines_outside_code(read(path)):
         if not (match := IMAGE.match(line)):
             if OUTPUT.name in line and "assets/figures/" in re.sub(r"`[^`]*`", "", line):
                 message = 'a figure stands alone on its line: ![what is seen](path.svg "caption")'
                 message += ', without ] or " in the texts; { widget=name } may follow'
-                raise problem(path, number, message)
+                yield problem(path, number, message)
             continue
         file = (path.parent / match["file"]).resolve()
         if not file.is_relative_to(OUTPUT) or not file.is_file():
             hint = did_you_mean(file.name, {p.name for p in OUTPUT.rglob("*.svg")})
-            raise problem(path, number, f"no figure '{match['file']}'; {hint} `make figures` draws")
-        lang = path.relative_to(DOCS).parts[0]
-        if not file.name.endswith(f".{lang}.svg"):
-            raise problem(path, number, f"'{file.name}' is not for this page; show .{lang}.svg")
+            yield problem(path, number, f"no figure '{match['file']}'; {hint} `make figures` draws")
+        elif not file.name.endswith(f".{lang}.svg"):
+            yield problem(path, number, f"'{file.name}' is not for this page; show .{lang}.svg")
         if not match["alt"]:
-            raise problem(path, number, "a figure says what is seen: ![what is seen](…)")
+            yield problem(path, number, "a figure says what is seen: ![what is seen](…)")
         if match["widget"] and match["widget"] not in widgets():
             hint = did_you_mean(match["widget"], widgets())
-            raise problem(path, number, f"no widget '{match['widget']}'; {hint}")
+            yield problem(path, number, f"no widget '{match['widget']}'; {hint}")
 
 
 def widgets() -> list[str]:
@@ -82,7 +92,12 @@ def set_figures(content: str, path: Path) -> str:
     def figure(place: re.Match[str]) -> str:
         match = IMAGE.match(place[1].replace("&#45;&#45;", "--"))
         assert match
-        svg = (path.parent / match["file"]).resolve().read_text("utf-8")
+        file = (path.parent / match["file"]).resolve()
+        if not file.is_relative_to(OUTPUT):
+            raise problem(path, 1, f"'{match['file']}' is no figure; see docs/assets/figures")
+        svg = file.read_text("utf-8")
+        for error in safety.drawing(svg, file):
+            raise error
         shown = inline(svg, match["alt"], match["caption"] or "")
         name = match["widget"]
         return f'<x-widget name="{name}">{shown}</x-widget>' if name else shown

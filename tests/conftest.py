@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from benchmarks.libraries import allow_torchvision
+from tests.status import Recorder
 
 settings.register_profile(
     "repeatable",
@@ -23,6 +24,12 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 allow_torchvision()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    recorder = Recorder()
+    recorder.watch()
+    config.pluginmanager.register(recorder)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import torch
 from benchmarks import machine, results
 from benchmarks.detectors import SUITE, training
 from benchmarks.detectors.rows import EMPTY
-from benchmarks.detectors.training import BATCH, BUDGET, Diverged, Images
+from benchmarks.detectors.training import BATCH, BUDGET, VALIDATION, Diverged, Images
 from benchmarks.detectors.zoo import DETECTORS, Detector
 
 PARTIAL = ".partial"
@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--only", nargs="+", choices=list(DETECTORS), help="some of them; needs --out")
     add("--budget", type=int, default=BUDGET, help="images in training; default %(default)s")
     add("--held-out", type=int, default=training.HELD_OUT, help="images to evaluate on")
+    add("--validation", action="store_true", help="evaluate on the images to choose recipes on")
     add("--device", default=default, help="cpu, cuda, cuda:1; default %(default)s")
     add("--out", type=Path, help="folder; default benchmarks/results/<machine>")
     add("--commit", default="", help="of this unchanged copy, where git cannot tell")
@@ -36,10 +37,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> results.Run:
     """Train and measure them, one after another; each is written as soon as it is done."""
-    if (given.only or given.budget != BUDGET or given.held_out != training.HELD_OUT) and (
-        not given.out
-    ):
-        sys.exit("--only, --budget and --held-out measure something else: say with --out where")
+    other = given.only or given.validation
+    if (other or given.budget != BUDGET or given.held_out != training.HELD_OUT) and not given.out:
+        names = "--only, --budget, --held-out and --validation"
+        sys.exit(f"{names} measure something else: say with --out where")
     if given.budget < BATCH or given.held_out < training.PICTURES:
         low = f"{BATCH} and {training.PICTURES}"
         sys.exit(f"--budget and --held-out from {low} on, got {given.budget}, {given.held_out}")
@@ -121,7 +122,7 @@ def _manifest(given: argparse.Namespace, device: torch.device) -> Row:
             "optimizer": "AdamW, weight decay 0.01, OneCycleLR",
         },
         "data": {**training.IMAGES, "held_out": given.held_out},
-        "seeds": training.SEEDS,
+        "seeds": training.SEEDS | ({"held_out": VALIDATION} if given.validation else {}),
         "clock": "CPU time of the process" if device.type == "cpu" else "wall clock",
     }
 
@@ -192,7 +193,8 @@ def _row(
         "images_seen": steps * BATCH,
     } | EMPTY
     try:
-        return row | _trained(detector, steps, device, images, said, given.held_out)
+        drawn = training.draw(given.held_out, manifest["seeds"]["held_out"])
+        return row | _trained(detector, steps, device, images, said, drawn)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return row | {"status": "oom", "reason": "out of memory"}
@@ -202,10 +204,10 @@ def _row(
 
 def _trained(
     detector: Detector, steps: int, device: torch.device, images: Images, said: Progress,
-    held_out: int,
+    drawn: list[tuple[torch.Tensor, training.Target]],
 ) -> Row:  # fmt: skip
     generator = torch.Generator().manual_seed(training.SEED)
     model = detector.build(**detector.options, generator=generator).to(device)
     seconds, losses = training.train(detector, model, images, steps, device, said)
-    measured = training.measure(detector, model, held_out, device)
+    measured = training.measure(detector, model, drawn, device)
     return {"train_seconds": seconds, "losses": losses, **measured}

@@ -99,7 +99,7 @@ def detectors(run: Run, rows: list[Row], lang: str) -> Iterator[str]:
     def seconds(x: float) -> str:
         return word("seconds", lang).format(f"{x:.0f}")
 
-    heads = [word("detector", lang), "AP", "AP50", "AP75", "APs", "APm"]
+    heads = [word("detector", lang), "AP", "AP50", "APs", "APm"]
     yield _line([*heads, *(word(name, lang) for name in names)])
     yield _line(["---", *["---:"] * (len(heads) + len(names) - 1)])
     good = [row for row in rows if row["status"] == "ok"]

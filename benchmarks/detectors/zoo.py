@@ -78,6 +78,7 @@ class Detector:
 
 REGIONS = {"positive_share": 0.5, "beta": 1 / 9}  # as torchvision's beta; more positives
 PICK = {"candidates": 100}
+FEW_LAYERS = {"encoder_layers": 1, "decoder_layers": 2}  # as Deformable DETR
 ONE_EACH = {8: [[24, 23]], 16: [[36, 37]], 32: [[52, 50]]}  # priors: more positives for each
 DETECTORS: dict[str, Detector] = {
     "rcnn": Detector("R-CNN", "rcnn_family", RCNN, 4e-3, drawn=True, fit=200),
@@ -85,7 +86,7 @@ DETECTORS: dict[str, Detector] = {
     "faster_rcnn": Detector("Faster R-CNN", "rcnn_family", FasterRCNN, 4e-3, REGIONS, drawn=True),
     "mask_rcnn": Detector("Mask R-CNN", "rcnn_family", MaskRCNN, 4e-3, REGIONS, drawn=True),
     "ssd": Detector("SSD", "ssd", SSD, 3e-3, detect=PICK),
-    "yolo_v1": Detector("YOLO v1", "yolo", YOLOv1, 3e-3, detect=PICK, longer=4),
+    "yolo_v1": Detector("YOLO v1", "yolo", YOLOv1, 3e-3, detect=PICK, longer=8),
     "yolo_v2": Detector("YOLO v2", "yolo", YOLOv2, 1e-2, detect=PICK),
     "yolo_v3": Detector(
         "YOLO v3", "yolo", YOLOv3, 8e-3, {"priors": ONE_EACH}, detect=PICK, longer=3
@@ -94,7 +95,17 @@ DETECTORS: dict[str, Detector] = {
     "yolo_v5": Detector("YOLO v5", "yolo", YOLOv5, 8e-3, detect=PICK),
     "yolo_v7": Detector("YOLO v7", "yolo", YOLOv7, 8e-3, detect=PICK, folded=True, longer=3),
     "yolo_v8": Detector("YOLO v8", "yolo", YOLOv8, 8e-3, detect=PICK),
-    "detr": Detector("DETR", "detr", DETR, 1e-3, {"classes": 4}, clip=0.1),
+    "detr": Detector(
+        "DETR",
+        "detr",
+        DETR,
+        1e-3,
+        {"classes": 4, "stride": 8, "queries": 12, "inner": 128, **FEW_LAYERS},
+        {"weights": [2.0, 5.0, 2.0]},
+        longer=6,
+        backbone=4.0,
+        clip=0.1,
+    ),
     "deformable_detr": Detector(
         "Deformable DETR",
         "detr",

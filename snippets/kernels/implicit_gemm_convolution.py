@@ -5,7 +5,8 @@
 Paper: Chetlur et al., "cuDNN: Efficient Primitives for Deep Learning", 2014, section 3.1.
        https://arxiv.org/abs/1410.0759
 Needs: Python >= 3.10, torch >= 2.8 on Linux with a CUDA GPU (its Triton >= 3.4), nothing else;
-       copy this file as it is. On a CPU: set TRITON_INTERPRET=1 before Python starts.
+       copy this file as it is. On a CPU: torch >= 2.10 (its Triton >= 3.6: the interpreter of 3.4
+       refuses these strides), and TRITON_INTERPRET=1 set before Python starts.
 Axes:  N images, H and W input map, C input channels, P and Q output map, K output channels,
        R and S window, G groups. A pair is (height, width); one integer stands for both.
 """

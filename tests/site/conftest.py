@@ -155,17 +155,20 @@ def figure(record_property: Callable[[str, object], None]) -> Note:
     """Note a measured figure for the end of the run, and fail where it exceeds its budget."""
 
     def note(name: str, value: float, budget: float, unit: str) -> None:
-        line = f"{name:<60}{value:>9.3g} of at most {budget:g} {unit}"
-        record_property("measured", line)
-        assert value <= budget, line
+        record_property("measured", (name, value, budget, unit))
+        assert value <= budget, line(name, value, budget, unit)
 
     return note
 
 
+def line(name: str, value: float, budget: float, unit: str) -> str:
+    return f"{name:<60}{value:>9.3g} of at most {budget:g} {unit}"
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [r for stat in ("passed", "failed") for r in terminalreporter.stats.get(stat, [])]
-    lines = [line for r in reports for name, line in r.user_properties if name == "measured"]
+    lines = [line(*noted) for r in reports for k, noted in r.user_properties if k == "measured"]
     if lines:
         terminalreporter.section("measured")
-        for line in lines:
-            terminalreporter.write_line(line)
+        for text in lines:
+            terminalreporter.write_line(text)

@@ -20,6 +20,7 @@ KINDS = {  # (KB over the wire, requests), cold cache
     "attention/scaled_dot_product_attention/": (140, 17),
     "concepts/distribution_shift/": (140, 17),
     "labs/distribution_shift/": (190, 17),
+    "status/": (90, 12),
 }
 AXE = (ROOT / "node_modules/axe-core/axe.min.js").read_text("utf-8")
 

@@ -1,4 +1,7 @@
-"""BERT: parity with transformers, key map, masking statistics, pairs, counts, edges, bad input."""
+"""BERT: parity with transformers, key map, masking statistics, pairs, counts, edges, bad input.
+
+Yardstick: transformers.BertModel; transformers.BertForPreTraining.
+"""
 
 import math
 from dataclasses import replace

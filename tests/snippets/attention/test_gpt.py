@@ -1,4 +1,7 @@
-"""GPT: parity, key map, cache, sampling, counters, gradient, edges, bad input."""
+"""GPT: parity, key map, cache, sampling, counters, gradient, edges, bad input.
+
+Yardstick: transformers.GPT2LMHeadModel.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Multi-head attention: parity, key map, cache, invariants, gradient, edges, bad input."""
+"""Multi-head attention: parity, key map, cache, invariants, gradient, edges, bad input.
+
+Yardstick: torch.nn.MultiheadAttention; torch.nn.functional.scaled_dot_product_attention.
+"""
 
 import math
 

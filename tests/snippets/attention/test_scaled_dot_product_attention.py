@@ -1,4 +1,8 @@
-"""Scaled dot-product attention: parity, invariants, gradient, edges, bad input."""
+"""Scaled dot-product attention: parity, invariants, gradient, edges, bad input.
+
+Yardstick: torch.nn.functional.scaled_dot_product_attention; torch.nn.MultiheadAttention; plain
+    loops.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Ablation study: toy objectives by hand, least squares, invariants, gradient, edges, bad input."""
+"""Ablation study: toy objectives by hand, least squares, invariants, gradient, edges, bad input.
+
+Yardstick: numpy.linalg.lstsq; scipy.stats.ttest_1samp; plain loops.
+"""
 
 import math
 from itertools import permutations

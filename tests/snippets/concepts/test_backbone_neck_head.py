@@ -1,4 +1,7 @@
-"""Backbone, neck and head: parity, contract, freezing, gradient, edges, bad input."""
+"""Backbone, neck and head: parity, contract, freezing, gradient, edges, bad input.
+
+Yardstick: transformers.models.resnet.modeling_resnet.ResNetEncoder; plain loops.
+"""
 
 import copy
 import math

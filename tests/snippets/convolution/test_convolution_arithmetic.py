@@ -1,4 +1,8 @@
-"""Convolution arithmetic: parity, invariants, gradient, edges, bad input."""
+"""Convolution arithmetic: parity, invariants, gradient, edges, bad input.
+
+Yardstick: torch.nn.functional.conv2d; torch.nn.functional.unfold; scipy.signal.correlate2d;
+    torch.utils.flop_counter.FlopCounterMode; plain loops.
+"""
 
 import math
 

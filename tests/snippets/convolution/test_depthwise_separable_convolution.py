@@ -1,4 +1,7 @@
-"""Depthwise separable convolution: parity, cost, invariants, gradient, edges, bad input."""
+"""Depthwise separable convolution: parity, cost, invariants, gradient, edges, bad input.
+
+Yardstick: torch.nn.functional.conv2d; torch.nn.BatchNorm2d; plain loops.
+"""
 
 import pytest
 import torch

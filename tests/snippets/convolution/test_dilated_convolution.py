@@ -1,4 +1,7 @@
-"""Dilated convolution: parity, phases, gridding, gradient, edges, bad input."""
+"""Dilated convolution: parity, phases, gridding, gradient, edges, bad input.
+
+Yardstick: torch.nn.functional.conv2d; scipy.signal.correlate2d.
+"""
 
 import itertools
 from collections import Counter

@@ -1,4 +1,7 @@
-"""1 x 1 convolution: parity, merging, cost, invariants, gradient, edges, bad input."""
+"""1 x 1 convolution: parity, merging, cost, invariants, gradient, edges, bad input.
+
+Yardstick: torch.nn.functional.conv2d; torch.nn.functional.linear; plain loops.
+"""
 
 import pytest
 import torch

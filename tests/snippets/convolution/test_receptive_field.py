@@ -1,4 +1,7 @@
-"""Receptive field: arithmetic against gradient, perturbation and published tables; edges."""
+"""Receptive field: arithmetic against gradient, perturbation and published tables; edges.
+
+Yardstick: torch.nn.functional.conv1d; torch.nn.functional.max_pool1d; finite differences.
+"""
 
 import itertools
 import math

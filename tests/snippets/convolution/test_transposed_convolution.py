@@ -1,4 +1,7 @@
-"""Transposed convolution: parity, sizes, adjoint, overlaps, gradient, edges, bad input."""
+"""Transposed convolution: parity, sizes, adjoint, overlaps, gradient, edges, bad input.
+
+Yardstick: torch.nn.functional.conv_transpose2d; plain loops.
+"""
 
 import itertools
 

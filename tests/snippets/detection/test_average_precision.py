@@ -1,6 +1,8 @@
 """Average precision: parity with pycocotools, plain loops and scikit-learn; invariants; bad input.
 
 Nothing here is differentiable (ranks and counts), so there is no gradient to check.
+
+Yardstick: pycocotools.cocoeval.COCOeval; sklearn.metrics.precision_recall_curve; plain loops.
 """
 
 import contextlib
@@ -213,7 +215,8 @@ def test_the_curve_equals_the_definition(seed, n):
     points = curve_by_loops(correct, wrong, total)
     precision, recall = precision_recall(correct, wrong, total)
     assert precision.dtype == recall.dtype == torch.float64
-    assert_close(torch.stack([precision, recall], 1), torch.tensor(points).double().reshape(-1, 2))
+    expected = torch.tensor(points, dtype=torch.float64).reshape(-1, 2)
+    assert_close(torch.stack([precision, recall], 1), expected, rtol=0, atol=1e-12)
     for at in (None, VOC_RECALLS, COCO_RECALLS):
         expected = ap_by_loops(points, at)
         assert float(average_precision(precision, recall, at)) == pytest.approx(expected, abs=1e-12)

@@ -1,4 +1,8 @@
-"""Deformable DETR: decoder against transformers, queries as boxes, training, bad input."""
+"""Deformable DETR: decoder against transformers, queries as boxes, training, bad input.
+
+Yardstick: transformers.models.deformable_detr.modeling_deformable_detr.DeformableDetrDecoderLayer;
+    definition in float64.
+"""
 
 import math
 import sys

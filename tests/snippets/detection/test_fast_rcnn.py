@@ -1,4 +1,10 @@
-"""Fast R-CNN: head, sampled regions, multi-task loss, detections; a tiny one that learns."""
+"""Fast R-CNN: head, sampled regions, multi-task loss, detections; a tiny one that learns.
+
+Yardstick: torchvision.models.detection.roi_heads.RoIHeads;
+    torchvision.models.detection.roi_heads.fastrcnn_loss;
+    torchvision.models.detection.faster_rcnn.TwoMLPHead;
+    torchvision.models.detection.faster_rcnn.FastRCNNPredictor; plain loops.
+"""
 
 import functools
 import math

@@ -1,4 +1,7 @@
-"""Faster R-CNN: how RPN and Fast R-CNN are put together and trained; a tiny one that learns."""
+"""Faster R-CNN: how RPN and Fast R-CNN are put together and trained; a tiny one that learns.
+
+Yardstick: own parts.
+"""
 
 import functools
 import math
@@ -127,6 +130,10 @@ def test_anchors_have_the_given_scales_on_the_stride_of_the_map():
     (anchors,) = model.rpn.anchors({4: torch.zeros(1, 48, 2, 3)})
     assert len(anchors) == 12
     assert_close(anchors[:2], torch.tensor([[-3.0, -3.0, 7.0, 7.0], [-8.0, -8.0, 12.0, 12.0]]))
+    (anchors,) = FasterRCNN(generator=seeded()).rpn.anchors({4: torch.zeros(1, 48, 1, 1)})
+    w, h = (anchors[:, 2:] - anchors[:, :2]).unbind(1)
+    expected = [(scale**2, ratio) for scale in (20, 34, 56) for ratio in (0.6, 1, 1.67)]
+    assert_close(torch.stack([w * h, h / w], 1).sort(0)[0], torch.tensor(expected).sort(0)[0])
 
 
 def test_one_image_alone_gives_the_same_as_in_a_batch():

@@ -1,4 +1,9 @@
-"""IoU of boxes and masks and its variants: parity, invariants, gradients, edges, bad input."""
+"""IoU of boxes and masks and its variants: parity, invariants, gradients, edges, bad input.
+
+Yardstick: torchvision.ops.box_iou; torchvision.ops.generalized_box_iou;
+    torchvision.ops.distance_box_iou; torchvision.ops.complete_box_iou; pycocotools.mask.iou; plain
+    loops; finite differences.
+"""
 
 import math
 

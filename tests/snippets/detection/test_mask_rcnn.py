@@ -1,4 +1,11 @@
-"""Mask R-CNN: mask head, goals, loss and pasting; a tiny one that learns."""
+"""Mask R-CNN: mask head, goals, loss and pasting; a tiny one that learns.
+
+Yardstick: torchvision.models.detection.mask_rcnn.MaskRCNNHeads;
+    torchvision.models.detection.mask_rcnn.MaskRCNNPredictor;
+    torchvision.models.detection.roi_heads.maskrcnn_loss;
+    torchvision.models.detection.roi_heads.project_masks_on_boxes;
+    torchvision.models.detection.roi_heads.paste_masks_in_image; plain loops.
+"""
 
 import functools
 import math

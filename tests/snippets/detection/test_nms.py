@@ -1,4 +1,7 @@
-"""Non-maximum suppression: onnxruntime, plain loops, invariants, gradient, edges, bad input."""
+"""Non-maximum suppression: onnxruntime, plain loops, invariants, gradient, edges, bad input.
+
+Yardstick: onnxruntime.NonMaxSuppression; plain loops.
+"""
 
 import math
 import sys

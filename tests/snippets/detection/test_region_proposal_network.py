@@ -1,4 +1,7 @@
-"""RPN: head, labels, loss and proposals against torchvision and plain loops; it learns."""
+"""RPN: head, labels, loss and proposals against torchvision and plain loops; it learns.
+
+Yardstick: torchvision.models.detection.rpn.RegionProposalNetwork; plain loops.
+"""
 
 import math
 import random

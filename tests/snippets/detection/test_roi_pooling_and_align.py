@@ -1,4 +1,8 @@
-"""RoI pooling and align: ONNX Runtime, plain loops, closed forms on planes, levels, edges."""
+"""RoI pooling and align: ONNX Runtime, plain loops, closed forms on planes, levels, edges.
+
+Yardstick: onnxruntime.MaxRoiPool; onnxruntime.RoiAlign; torchvision.ops.poolers.LevelMapper; plain
+    loops.
+"""
 
 import math
 import sys

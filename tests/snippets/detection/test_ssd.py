@@ -1,4 +1,9 @@
-"""SSD: default boxes, matching, mining, loss, head and detections; a tiny one that learns."""
+"""SSD: default boxes, matching, mining, loss, head and detections; a tiny one that learns.
+
+Yardstick: torchvision.models.detection.ssd.SSD; torchvision.models.detection.ssd.SSDHead;
+    torchvision.models.detection._utils.SSDMatcher;
+    torchvision.models.detection.anchor_utils.DefaultBoxGenerator; plain loops.
+"""
 
 import math
 from types import SimpleNamespace

@@ -1,4 +1,7 @@
-"""YOLO v1: the grid, who is responsible, eq. (3); and what all versions share."""
+"""YOLO v1: the grid, who is responsible, eq. (3); and what all versions share.
+
+Yardstick: plain loops.
+"""
 
 import math
 
@@ -288,6 +291,21 @@ def test_an_object_on_the_far_border_belongs_to_the_last_cell():
     assert (first_in_cell(boxes, 3, (60, 90)) >= 0).nonzero().tolist() == [[8]]
 
 
+def test_limits_of_picking_when_none_are_given():
+    """A score above 0.01, NMS at 0.45, 400 candidates of a class, 100 detections."""
+    left = 10.0 * torch.arange(401)
+    apart = torch.stack([left, 0 * left, left + 5, 0 * left + 5], dim=1)[None]
+    falling = torch.linspace(1, 0.1, 401)[None, :, None]
+    assert len(pick_detections(apart, falling, (9, 5000))[0]["boxes"]) == 100
+    assert len(pick_detections(apart, falling, (9, 5000), most=500)[0]["boxes"]) == 400
+    # Of IoU 63 / 137, which is too much, and of 62 / 138.
+    pairs = [[0, 0, 100, 5], [37, 0, 137, 5], [0, 10, 100, 15], [38, 10, 138, 15]]
+    scores = torch.tensor([0.5, 0.4, 0.5, 0.4])[None, :, None]
+    assert len(pick_detections(torch.tensor([pairs]).float(), scores, (20, 200))[0]["boxes"]) == 3
+    low = torch.tensor([0.01, 0.0101])[None, :, None]
+    assert len(pick_detections(apart[:, :2], low, (9, 5000))[0]["boxes"]) == 1
+
+
 def test_nothing_to_pick():
     boxes, scores = random_boxes(4, 0)[None], torch.rand(1, 4, 2, dtype=F64)
     for found in (
@@ -328,6 +346,11 @@ def test_everything_is_made_on_the_device_of_the_input_and_autocast_changes_litt
 
 
 # The detector -------------------------------------------------------------------------
+
+
+def test_limits_of_detections_when_none_are_given(monkeypatch):
+    monkeypatch.setattr("snippets.detection.yolo_v1.pick_detections", lambda *args: args[3:])
+    assert YOLOv1().eval().detect(torch.rand(1, 3, 96, 96)) == (0.01, 0.45, 400, 100)
 
 
 def test_the_detector_decodes_what_it_is_trained_with():

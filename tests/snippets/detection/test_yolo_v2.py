@@ -1,4 +1,7 @@
-"""YOLO v2: cells and priors, passthrough, the tree of classes, Darknet-19."""
+"""YOLO v2: cells and priors, passthrough, the tree of classes, Darknet-19.
+
+Yardstick: torch.nn.functional.pixel_unshuffle; plain loops.
+"""
 
 import math
 
@@ -320,6 +323,11 @@ def test_everything_is_made_on_the_device_of_the_input_and_autocast_changes_litt
 
 
 # The detector -------------------------------------------------------------------------
+
+
+def test_limits_of_detections_when_none_are_given(monkeypatch):
+    monkeypatch.setattr("snippets.detection.yolo_v2.pick_detections", lambda *args: args[3:])
+    assert YOLOv2().eval().detect(torch.rand(1, 3, 64, 64)) == (0.01, 0.45, 400, 100)
 
 
 def test_the_detector_decodes_what_it_is_trained_with():

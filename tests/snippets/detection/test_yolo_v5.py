@@ -1,4 +1,7 @@
-"""YOLO v5: decoding, matching by ratio, auto-anchor, C3, published sizes."""
+"""YOLO v5: decoding, matching by ratio, auto-anchor, C3, published sizes.
+
+Yardstick: plain loops.
+"""
 
 import math
 
@@ -252,6 +255,17 @@ def test_evolution_finds_something_better():
     assert fitness(sizes, evolve(sizes, priors, seeded(), 200)) > fitness(sizes, priors) + 0.02
 
 
+def test_the_limit_is_a_factor_of_4():
+    prior = torch.tensor([[10.0, 10.0]], dtype=F64)
+    assert fitness(prior * 4.1, prior) == 0
+    assert fitness(prior * 3.9, prior) == pytest.approx(1 / 3.9)
+    # What is beyond it is not approached, for no small step is worth anything.
+    assert torch.equal(evolve(prior * 4.8, prior, seeded(), 20), prior)
+    assert (evolve(prior * 4.8, prior, seeded(), 20, limit=5) > prior).any()
+    assert auto_anchor(prior * 3.9, prior)[0] is prior
+    assert auto_anchor(prior * 4.1, prior, seeded(), 1)[0] is not prior
+
+
 def test_auto_anchor_keeps_what_is_good_and_replaces_what_is_not():
     sizes = random_sizes(50, 0, 10, 30)
     good = torch.tensor([[12.0, 12.0], [20.0, 20.0]], dtype=F64)
@@ -313,9 +327,10 @@ def test_without_objects_only_objectness_counts():
 
 def test_everything_is_made_on_the_device_of_the_input_and_autocast_changes_little():
     output, targets = random_case([3, 0], 2)
-    expected = v5_loss(output, MAPS, PRIORS, targets)
+    sizes, expected = random_sizes(9, 0), v5_loss(output, MAPS, PRIORS, targets)
     with torch.device("meta"):  # what forgets the device fails here
         assert_close(v5_loss(output, MAPS, PRIORS, targets), expected)
+        assert evolve(sizes, sizes[:2], seeded(), 2).device == sizes.device
     with torch.autocast("cpu", torch.bfloat16):
         found = v5_loss(output.float(), MAPS, PRIORS, targets)
     assert_close([x.double() for x in found], list(expected), rtol=1e-4, atol=1e-4)

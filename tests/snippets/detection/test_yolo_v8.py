@@ -1,4 +1,7 @@
-"""YOLO v8: distances, DFL, task-aligned assignment, loss, published sizes; it learns."""
+"""YOLO v8: distances, DFL, task-aligned assignment, loss, published sizes; it learns.
+
+Yardstick: plain loops.
+"""
 
 import math
 import sys
@@ -352,6 +355,11 @@ def test_layout_does_not_matter_and_nothing_is_changed():
 
 
 # The detector -------------------------------------------------------------------------
+
+
+def test_limits_of_detections_when_none_are_given(monkeypatch):
+    monkeypatch.setattr("snippets.detection.yolo_v8.pick_detections", lambda *args: args[3:])
+    assert YOLOv8().eval().detect(torch.rand(1, 3, 64, 64)) == (0.01, 0.7, 400, 100)
 
 
 def test_the_detector_takes_any_size_and_its_loss_reaches_every_parameter():

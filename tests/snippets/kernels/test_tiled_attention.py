@@ -1,4 +1,7 @@
-"""Tiled attention: parity, invariants, memory, numerical error, gradient, edges, bad input."""
+"""Tiled attention: parity, invariants, memory, numerical error, gradient, edges, bad input.
+
+Yardstick: torch.nn.functional.scaled_dot_product_attention; plain loops.
+"""
 
 import math
 
