@@ -73,8 +73,8 @@ def test_what_is_written_runs_and_lacks_only_what_is_named(project: Path, run: R
         page = (project / f"docs/{lang}/basics/shuffle_units.md").read_text("utf-8")
         assert f"\n{printed}```\n" in page
         assert "通道混洗 unit" in page or lang == "en"
-    tests = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
-    tests.append("tests/snippets/basics/test_shuffle_units.py")
+    tests = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "-W", "error"]
+    tests += ["--hypothesis-profile", "ci", "tests/snippets/basics/test_shuffle_units.py"]
     result = subprocess.run(tests, cwd=project, capture_output=True, text=True, check=False)
     assert result.returncode == 0 and re.search(r"\d\d passed", result.stdout), result.stdout
     assert run("figures", "shuffle_units").returncode == 0
