@@ -304,12 +304,11 @@ class FastRCNN(nn.Module):
         proposals = proposals_of(images, proposals)
         check_targets(targets, images, self.classes)
         features: Tensor = self.shared(images)
-        regions = self.regions(features, targets, proposals, generator)
+        regions = self.regions(targets, proposals, generator)
         return sum(self.region_losses(features, regions), features.new_zeros(()))
 
     def regions(
         self,
-        features: Tensor,
         targets: Sequence[Target],
         proposals: Sequence[Tensor],
         generator: torch.Generator | None,

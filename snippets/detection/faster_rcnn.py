@@ -106,7 +106,7 @@ class FasterRCNN(FastRCNN):
         features: Tensor = self.shared(images)
         size = (images.shape[2], images.shape[3])
         proposals, losses = self.propose(features, size, targets, generator)
-        return features, self.regions(features, targets, proposals, generator), losses
+        return features, self.regions(targets, proposals, generator), losses
 
     def loss(
         self,
