@@ -7,8 +7,7 @@
 <!-- status: gaps -->        what is not checked, as far as that can be told from the files
 
 While tests run, `tests/status.py` notes what they find in `.cache/status`; `python -m hooks status`
-makes the file of it. The yardstick of a snippet is the line `Yardstick:` in its test's docstring;
-its tests below a heading with the word parity compare it with that.
+makes the file of it.
 """
 
 import json
@@ -24,6 +23,7 @@ from hooks import DOCS, LANGUAGES, RECORDED, ROOT, content
 from hooks.content import Entry
 from hooks.errors import did_you_mean, line_of, problem
 from hooks.text import read
+from hooks.yardsticks import KINDS, OWN, parity_tests, test_file, yardstick
 from snippets._cli import library
 
 FILE = DOCS / "status.json"
@@ -32,15 +32,6 @@ RUN = ("commit", "machine", "python", "torch")  # what is the same in one run; i
 FINE = ("float64", "complex128")
 COARSE = ("float32", "complex64", "float16", "bfloat16")
 PRECISIONS = (*FINE, *COARSE, "exact")
-OWN = "own parts"
-# What a yardstick may be, beside functions of libraries.
-KINDS = {
-    "plain loops": "纯循环",
-    "closed form": "解析解",
-    "definition in float64": "双精度的定义式",
-    "finite differences": "有限差分",
-    OWN: "本站自己的零件",
-}
 LIBRARIES = {  # as they call themselves
     "torch": "PyTorch",
     "sklearn": "scikit-learn",
@@ -48,45 +39,6 @@ LIBRARIES = {  # as they call themselves
     "numpy": "NumPy",
     "onnxruntime": "ONNX Runtime",
 }
-
-
-# Tests ------------------------------------------------------------------------------
-
-DOCSTRING = re.compile(r'"""(.*?)"""', re.DOTALL)
-HEADING = re.compile(r"^# (.*?) -{8,}$")
-TEST = re.compile(r"^def (test_\w+)")
-
-
-def test_file(name: str) -> Path:
-    """Of a snippet."""
-    section, stem = name.split("/")
-    return library.TESTS / section / f"test_{stem}.py"
-
-
-def yardstick(name: str) -> list[str]:
-    """Functions of libraries by their full names, and words of KINDS; empty where none is named."""
-    path = test_file(name)
-    text = path.read_text("utf-8") if path.is_file() else ""
-    doc = DOCSTRING.match(text)
-    line = " ".join(library.field(doc[1], "Yardstick").split()) if doc else ""
-    found = line.removesuffix(".").split("; ") if line else []
-    for word in found:
-        if word not in KINDS and not re.fullmatch(r"[a-z]\w+(\.\w+)+", word):
-            hint = did_you_mean(word, KINDS)
-            message = f"yardstick '{word}' is no library.function and no known word; {hint}"
-            raise problem(path, line_of(text, "Yardstick:"), message)
-    return found
-
-
-def parity_tests(text: str) -> set[str]:
-    """The functions that stand below a heading with the word parity."""
-    found, heading = set(), ""
-    for line in text.splitlines():
-        if match := HEADING.match(line):
-            heading = match[1].lower()
-        elif (match := TEST.match(line)) and "parity" in heading:
-            found.add(match[1])
-    return found
 
 
 def digest(name: str) -> str:

@@ -15,11 +15,10 @@ import torch
 from mkdocs.exceptions import PluginError
 from torch.testing import assert_close  # watched, as in every test
 
-from hooks import DOCS, LANGUAGES, ROOT, content, status
+from hooks import DOCS, LANGUAGES, ROOT, content, status, yardsticks
 from snippets._cli import library
 from tests.status import Recorder
 
-SNIPPET_TESTS = sorted((ROOT / "tests" / "snippets").rglob("test_*.py"))
 ENTRIES = content.entries()
 NAME = "attention/gpt"
 
@@ -210,7 +209,7 @@ def save(folder: Path, name: str = NAME, **change: Any) -> dict[str, Any]:
     """All parity tests of a snippet, as recorded, and one that is none."""
     tests = {
         f"{test}[{i}]": dict(failed=False, measured={}, errors={"float64": ERROR})
-        for test in status.parity_tests(status.test_file(name).read_text("utf-8"))
+        for test in yardsticks.parity_tests(yardsticks.test_file(name).read_text("utf-8"))
         for i in range(2)
     }
     tests["test_bad_input"] = dict(
@@ -255,7 +254,7 @@ def test_a_snippet_whose_parity_tests_did_not_all_run_is_left_out(tmp_path: Path
 def test_a_failed_test_is_named(tmp_path: Path) -> None:
     test = dict(failed=True, measured={}, errors={})
     save(tmp_path, tests={"test_equals_transformers[1-2]": test})
-    lines = status.test_file(NAME).read_text("utf-8").splitlines()
+    lines = yardsticks.test_file(NAME).read_text("utf-8").splitlines()
     line = next(n for n, text in enumerate(lines, 1) if "def test_equals_transformers(" in text)
     with pytest.raises(PluginError, match=f"test_gpt.py:{line}: test_equals_transformers.*failed"):
         status.gather(tmp_path)
@@ -478,28 +477,39 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
 # Yardsticks -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", SNIPPET_TESTS, ids=lambda path: path.stem)
-def test_each_test_names_its_yardstick_and_uses_it(path: Path) -> None:
-    text = path.read_text("utf-8")
-    named = status.yardstick(f"{path.parent.name}/{path.stem.removeprefix('test_')}")
-    assert named, "the docstring lacks: Yardstick: library.function; plain loops."
-    code = text.split('"""', 2)[2]
-    for root, *_, function in (word.split(".") for word in named if word not in status.KINDS):
-        assert re.search(rf"^(import|from) {root}\b", code, re.MULTILINE), f"does not import {root}"
-        assert re.search(rf"\b{function}\b", code), f"does not use {function}"
-    assert status.parity_tests(text), "no test below a heading such as # Parity ------------"
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("Yardstick: scipy.fft.rfft.", "", 1, "the docstring lacks its yardstick; add a line"),
+        ("import scipy.fft", "", 3, "the yardstick is of scipy, which is not imported here"),
+        ("= rfft()", "= 0", 3, "the yardstick 'rfft' is not used here; compare with it"),
+        ("# Parity", "# Edges", 1, "no test compares with the yardstick; put it below"),
+    ],
+)
+def test_a_yardstick_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, line: int, message: str
+) -> None:
+    doc = '"""X.\n\nYardstick: scipy.fft.rfft.\n"""\n'
+    text = f"{doc}import scipy.fft\n# Parity --------\ndef test_a():\n    x = rfft()\n"
+    path = tmp_path / "test_x.py"
+    monkeypatch.setattr(yardsticks, "test_file", lambda name: path)
+    path.write_text(text)
+    assert not list(yardsticks.check(path))
+    path.write_text(text.replace(old, new))
+    (found,) = map(str, yardsticks.check(path))
+    assert f"test_x.py:{line}: {message}" in found
 
 
 def test_an_unknown_yardstick_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "test_x.py"
     path.write_text('"""X.\n\nYardstick: torch.nn.GRU; plain\n    loops; plane loops.\n"""\n')
-    monkeypatch.setattr(status, "test_file", lambda name: path)
+    monkeypatch.setattr(yardsticks, "test_file", lambda name: path)
     with pytest.raises(PluginError, match=r"test_x.py:3: yardstick 'plane loops'.*'plain loops'"):
-        status.yardstick("x")
+        yardsticks.yardstick("x")
     path.write_text(path.read_text().replace("plane", "plain"))
-    assert status.yardstick("x") == ["torch.nn.GRU", "plain loops", "plain loops"]
+    assert yardsticks.yardstick("x") == ["torch.nn.GRU", "plain loops", "plain loops"]
     path.write_text('"""X."""\n')
-    assert status.yardstick("x") == []
+    assert yardsticks.yardstick("x") == []
 
 
 def test_parity_is_told_by_the_heading() -> None:
@@ -513,4 +523,4 @@ def test_b():
 def test_c():
     pass
 """
-    assert status.parity_tests(text) == {"test_a", "test_c"}
+    assert yardsticks.parity_tests(text) == {"test_a", "test_c"}

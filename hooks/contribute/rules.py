@@ -16,10 +16,21 @@ from typing import Any
 
 from mkdocs.exceptions import PluginError
 
-from hooks import DOCS, LANGUAGES, ROOT, SNIPPETS, content, formulas, glossary, labs, svg
+from hooks import (
+    DOCS,
+    LANGUAGES,
+    ROOT,
+    SNIPPETS,
+    content,
+    formulas,
+    glossary,
+    labs,
+    svg,
+    yardsticks,
+)
 from hooks.contribute import mend, safety, terms
 from hooks.errors import did_you_mean, line_of, problem
-from hooks.text import openings, read, sections
+from hooks.text import load_yaml, openings, read, sections
 from snippets._cli import library
 
 # What `new` leaves where something is still to be written.
@@ -113,7 +124,9 @@ def same_in_both_languages(entry: content.Entry) -> Problems:
             if value != mine:
                 line = start + _line_of_difference(text, start, mine, value)
                 what = _difference(mine, value)
-                message = f"{field} of #{anchor} differ from those of {twin}: {what}; make them one"
+                message = (
+                    f"{field} of #{anchor} differ from those of {twin}: {what}; make both the same"
+                )
                 yield problem(path, line, message)
 
 
@@ -169,6 +182,28 @@ def parts_in_order(entry: content.Entry) -> Problems:
 
 def _list(words: Iterable[str]) -> str:
     return ", ".join(words)
+
+
+def is_searched_for(entry: content.Entry) -> Problems:
+    """The search is tried with words that a reader of the page would type."""
+    for lang, path in entry.files.items():
+        if (lang, entry.name) not in _wanted():
+            message = f"no query in {QUERIES.relative_to(ROOT)} wants this page; add one"
+            yield problem(path, 1, f"{message} with lang: {lang}, want: [{entry.name}]")
+
+
+@cache
+def _wanted() -> set[tuple[str, str]]:
+    """(language, page) for each page that a query wants."""
+    text = read(QUERIES)
+    found = set()
+    for query in load_yaml(text, QUERIES) or ():
+        try:
+            found |= {(query["lang"], page) for page in query["want"]}
+        except (KeyError, TypeError):
+            message = f'{query} is no query; write - {{q: "…", lang: en, want: [page], kind: …}}'
+            raise problem(QUERIES, 1, message) from None
+    return found
 
 
 def headings(path: Path) -> Problems:
@@ -304,6 +339,7 @@ def test_has_its_snippet(path: Path) -> Problems:
     if not snippet.is_file():
         message = f"{snippet.relative_to(ROOT)}, which this tests by its name, does not exist"
         yield problem(path, 1, f"{message}; name the test as the snippet")
+    yield from yardsticks.check(path)
 
 
 def names_are_unique() -> Problems:
@@ -411,6 +447,7 @@ RULES: list[tuple[Callable[..., Problems], Callable[[], Iterable[Any]] | None]] 
     (twins_and_front_matter, None),
     (same_in_both_languages, twins),
     (parts_in_order, concepts),
+    (is_searched_for, concepts),
     (headings, pages),
     (embeds_and_links, pages),
     (formulas_parse, pages),

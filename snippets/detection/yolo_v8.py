@@ -4,7 +4,7 @@ Paper: there is none; the code, settings and sizes of the official repository ar
        https://github.com/ultralytics/ultralytics
        Feng et al., "TOOD: Task-aligned One-stage Object Detection", ICCV 2021, section 3.2 (the
        assignment). https://arxiv.org/abs/2108.07755
-       Li et al., "Generalized Focal Loss", NeurIPS 2020, section 3.2, eq. (6) (DFL).
+       Li et al., "Generalized Focal Loss", NeurIPS 2020, section 3, eq. (6) (DFL).
        https://arxiv.org/abs/2006.04388
 Needs: Python >= 3.10, torch >= 2.0, and anchors.py, box_regression.py, focal_loss.py, iou.py,
        nms.py, yolo_v1.py and yolo_v2.py beside this file, backbone_neck_head.py in ../concepts,

@@ -21,7 +21,7 @@ FAULTS = {
         ZH,
         "读代码之前",
         "读代码 3 次之前",
-        "numbers of #code differ .* only here: '3'; make them one",
+        "numbers of #code differ .* only here: '3'; make both the same",
         "读代码 3 次",
     ),
     "formula": (
@@ -294,6 +294,20 @@ WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "one name twice": (
         lambda root: shutil.copytree(root / "snippets/basics", root / "snippets/more"),
         r"snippets/more/scaling.py:1: snippets/basics/scaling.py has the same name; rename one",
+    ),
+    "no yardstick": (
+        lambda root: (root / TEST.format(A)).write_text(
+            (root / TEST.format(A)).read_text("utf-8").replace("Yardstick: plain loops.\n", ""),
+            "utf-8",
+        ),
+        r"test_centring.py:1: the docstring lacks its yardstick; add a line Yardstick: library",
+    ),
+    "no query": (
+        lambda root: (root / "tests/site/queries.yml").write_text(
+            (root / "tests/site/queries.yml").read_text("utf-8").replace(f"basics/{A}", "index")
+        ),
+        r"docs/en/basics/centring.md:1: no query in tests/site/queries.yml wants this page; add "
+        r"one with lang: en, want: \[basics/centring\]",
     ),
     "not Python": (
         lambda root: (root / SNIPPET.format(A)).write_text("x = (\n", "utf-8"),

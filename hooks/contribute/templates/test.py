@@ -1,6 +1,7 @@
 """_TITLE_: parity, invariants, gradient, edges, bad input.
 
-Yardstick: plain loops. TODO(new): an implementation by others, where there is one.
+Yardstick: plain loops.
+TODO(new): compare with an implementation by others too, where there is one.
 """
 
 import pytest
