@@ -130,8 +130,9 @@ def task_aligned_assign(
     """For each ground truth the places that already do best, in class and box together.
 
     The metric is score**alpha * CIoU**beta, with the score of the ground truth's class. A ground
-    truth takes the `topk` best of the places whose point lies inside it. A place that several took
-    goes to the one that its box overlaps most, among all that contain its point.
+    truth takes the `topk` best of the places whose point lies inside it and whose metric is not 0.
+    A place that several took goes to the one that its box overlaps most, among all that contain its
+    point.
 
     Args:
         scores: (N, K), probabilities.
@@ -160,8 +161,8 @@ def task_aligned_assign(
     )
     overlap = overlap.clamp(min=0) * inside  # (n, N)
     metric = scores.T[labels].to(overlap.dtype).pow(alpha) * overlap.pow(beta)  # (n, N)
-    order = metric.masked_fill(~inside, -1).argsort(dim=1, descending=True, stable=True)
-    taken = torch.zeros_like(inside).scatter(1, order[:, :topk], True) & inside  # (n, N)
+    order = metric.argsort(dim=1, descending=True, stable=True)
+    taken = torch.zeros_like(inside).scatter(1, order[:, :topk], True) & (metric > 0)  # (n, N)
     closest = F.one_hot(overlap.argmax(dim=0), len(truths_xyxy)).T.bool()  # (n, N)
     taken = torch.where(taken.sum(0) > 1, closest, taken)
     owner = torch.where(taken.any(0), taken.int().argmax(dim=0), -1)  # (N,)
@@ -324,6 +325,9 @@ def v8_size(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 class YOLOv8(nn.Module):
     """Backbone of C2f and SPPF, PAN with concatenation, decoupled head.
+
+    Batch normalisation outside SPPF has PyTorch's settings; the official code always eps 1e-3 and
+    momentum 0.03.
 
     Args:
         classes: K.

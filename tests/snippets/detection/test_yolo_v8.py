@@ -1,9 +1,11 @@
 """YOLO v8: distances, DFL, task-aligned assignment, loss, published sizes; it learns.
 
-Yardstick: plain loops.
+Yardstick: ultralytics.utils.loss.v8DetectionLoss; ultralytics.nn.tasks.DetectionModel; plain loops.
 """
 
 import math
+import os
+import subprocess
 import sys
 
 import pytest
@@ -98,6 +100,117 @@ def test_8400_places_at_640():
     assert V8_GAINS == (7.5, 0.5, 1.5)
 
 
+# Parity with the official code --------------------------------------------------------
+
+# In a process of its own: to import it changes how torch prints, loads and saves.
+OFFICIAL = """
+import sys
+from types import SimpleNamespace as Space
+import torch
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.loss import v8DetectionLoss
+
+torch.set_default_dtype(torch.float64)
+given = torch.load(sys.argv[1])
+model = torch.nn.Linear(1, 1)
+model.args = Space(box=7.5, cls=0.5, dfl=1.5)
+stride = torch.tensor([8.0, 16.0, 32.0])
+losses = []
+for bins, logits, sizes, index, labels, boxes in given["cases"]:
+    bins, logits = bins.requires_grad_(), logits.requires_grad_()
+    head = Space(stride=stride, nc=logits.shape[2], reg_max=bins.shape[3])
+    model.model = [head]
+    loss = v8DetectionLoss(model)
+    maps = [torch.zeros(1, 1, *size) for size in sizes]
+    out = dict(boxes=bins.flatten(2).mT, scores=logits.mT, feats=maps)
+    batch = dict(batch_idx=index, cls=labels, bboxes=boxes)
+    parts = loss(out, batch)[0] / len(bins)
+    gradients = torch.autograd.grad(parts.sum(), (bins, logits))
+    losses.append([parts.detach(), *gradients])
+
+net = DetectionModel("yolov8n.yaml", nc=3, verbose=False).double()
+generator = torch.Generator().manual_seed(0)
+with torch.no_grad():
+    for name, value in net.state_dict().items():
+        if value.is_floating_point() and "dfl" not in name:
+            value.uniform_(0.5, 1.5, generator=generator)
+            value *= 0.2 if value.ndim > 1 else 1
+            value -= 0.2 if value.ndim > 1 else 0
+last = lambda pair: pair[0].startswith("cv2")  # where ours has it
+layers = [dict(sorted(x.state_dict().items(), key=last)) for x in net.model]
+head = net.model[-1]
+branches = [x.state_dict() for pair in zip(head.cv2, head.cv3) for x in pair]
+boxes = net.eval()(given["images"])[0]
+torch.save(dict(losses=losses, layers=layers, branches=branches, boxes=boxes), sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    """Cases for the loss, images for the network, and what the official code makes of them."""
+    cases = []
+    for seed in range(60):
+        g, n = seeded(seed), torch.randint(6, (2,), generator=seeded(seed)).tolist()
+        sizes = [(12, 16), (6, 8), (3, 4)]
+        places = sum(h * w for h, w in sizes)
+        bins = torch.randn(2, places, 4, 4, generator=g, dtype=F64)
+        logits = torch.randn(2, places, 3, generator=g, dtype=F64)
+        # Sides of 16 at least: the official code has come to enlarge smaller objects.
+        sides = 16 + 32 * torch.rand(sum(n), 2, generator=g, dtype=F64)
+        size = torch.tensor([128.0, 96.0], dtype=F64)
+        centres = sides / 2 + (size - sides) * torch.rand(sum(n), 2, generator=g, dtype=F64)
+        index = torch.tensor([0.0, 1.0], dtype=F64).repeat_interleave(torch.tensor(n))
+        labels = torch.randint(3, (sum(n),), generator=g).double()
+        boxes = torch.cat([centres, sides], 1) / size.repeat(2)
+        cases.append((bins, logits, sizes, index, labels, boxes))
+    given = dict(cases=cases, images=torch.rand(2, 3, 64, 96, generator=seeded(), dtype=F64))
+    folder = tmp_path_factory.mktemp("official")
+    torch.save(given, folder / "given.pt")
+    command = [sys.executable, "-c", OFFICIAL, folder / "given.pt", folder / "found.pt"]
+    quiet = dict(YOLO_CONFIG_DIR=str(folder), YOLO_OFFLINE="true", YOLO_VERBOSE="false")
+    subprocess.run(command, check=True, env=os.environ | quiet)
+    return given, torch.load(folder / "found.pt")
+
+
+def test_loss_and_its_gradients_equal_the_official_code(official):
+    """Up to the official 1e-7 in the denominators of CIoU."""
+    given, found = official
+    for case, (parts, *gradients) in zip(given["cases"], found["losses"]):
+        bins, logits, sizes, index, labels, boxes = case
+        bins, logits = bins.requires_grad_(), logits.requires_grad_()
+        low = (boxes[:, :2] - boxes[:, 2:] / 2) * torch.tensor([128, 96])
+        corners = torch.cat([low, low + boxes[:, 2:] * torch.tensor([128, 96])], 1)
+        targets = [
+            dict(boxes=corners[index == i], labels=labels[index == i].long()) for i in range(2)
+        ]
+        ours = torch.stack(v8_loss(bins, logits, dict(zip((8, 16, 32), sizes)), targets))
+        assert_close(ours, parts, rtol=1e-6, atol=0)
+        for mine, theirs in zip(torch.autograd.grad(ours.sum(), (bins, logits)), gradients):
+            assert_close(mine, theirs, rtol=0, atol=1e-6)
+
+
+def test_network_with_the_official_weights_gives_the_official_boxes(official):
+    given, found = official
+    model = YOLOv8(3, *v8_size("n"), bins=16).double().eval()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.eps = 1e-3  # the official one
+    parts = [model.stem, *(x for stage in model.stages for x in stage), model.pool]
+    parts += [model.up[0], model.up[1], model.shrink[0], model.down[0]]
+    parts += [model.shrink[1], model.down[1]]
+    layers = [x for x in found["layers"][:-1] if x]  # without those to enlarge and to join
+    head = [x for pair in zip(model.head.boxes, model.head.logits) for x in pair]
+    for part, weights in zip([*parts, *head], [*layers, *found["branches"]], strict=True):
+        part.load_state_dict(dict(zip(part.state_dict(), weights.values(), strict=True)))
+    with torch.no_grad():
+        bins, logits, maps = model(given["images"])
+        points, strides = (x.double() for x in grid_points(maps))
+        boxes = decode_distances(expected_distance(bins), points, strides)
+    middle, sides = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    ours = torch.cat([middle, sides, logits.sigmoid()], 2).mT
+    assert_close(ours, found["boxes"], rtol=1e-9, atol=1e-9)
+
+
 # Parity -----------------------------------------------------------------------------
 
 
@@ -144,7 +257,7 @@ def assign_by_definition(scores, boxes, truths, labels, points, topk, alpha, bet
     ]
     taken = [set() for _ in range(n)]
     for g in range(n):
-        within = [p for p in range(P) if inside[g][p]]
+        within = [p for p in range(P) if metric[g][p] > 0]
         taken[g] = set(sorted(within, key=lambda p: (-metric[g][p], p))[:topk])
     owner = [-1] * P
     for p in range(P):
