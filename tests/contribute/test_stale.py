@@ -617,6 +617,7 @@ def test_a_deferral_holds_for_what_the_section_says(deferring: Project) -> None:
     assert deferring.run("--since", "main") == ""
     deferring.commit(en=text + MORE["en"])
     assert "deferred.yml:2: s/a#why (zh) has changed further" in deferring.run("--since", "main")
+    assert stale.summary(TODAY, deferring.root).deferred == 0
     assert deferring.run("--defer", ZH, "Anew") == ""
     assert deferring.run("--since", "main") == ""
     assert len(deferred.load(deferred.file(deferring.root))) == 1, "in place of the old one"
