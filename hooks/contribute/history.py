@@ -136,6 +136,7 @@ def _changes(raw: str) -> Changes:
         if match := LINE.match(line):
             before, path = match["old"], match["new"] or match["old"]
             if before[:8] != path[:8]:  # docs/en/, docs/zh/: alike, and yet not the same file
+                found[before] = (before, "")
                 before = path
             found[path] = (before, "" if match["status"] == "D" else match["blob"])
     return found

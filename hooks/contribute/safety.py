@@ -299,6 +299,8 @@ def _drawn(tag: str) -> str:
             return f"'{value[:40]}' from outside"
         if name == "clip-path" and not re.fullmatch(r"url\(#[\w-]+\)", value):
             return f"'{value[:40]}' from outside"
+        if name == "fill" and not re.fullmatch(r"#?\w+", value):
+            return f"'{value[:40]}' from outside"
         if name == "style" and not PAINTED.fullmatch(value):
             return f"style '{value[:40]}'"
     return ""

@@ -115,7 +115,7 @@ def check(revision: str, today: date, root: Path = ROOT) -> Iterator[PluginError
             message = (
                 f"this section lags: the one in {NAMES[after.newer]} has changed ({amount(after)}; "
                 f"see git diff {base[:7]} -- {newer}); say here what is new there, "
-                f"or {deferred.remedy(after)}"
+                f"or {deferred.remedy(after)} --since {revision}"
             )
             path = root / "docs" / after.behind / f"{after.page}.md"
             yield problem(path, line_of_section(after, root), message)

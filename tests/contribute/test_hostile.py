@@ -5,7 +5,9 @@ written, and as what Markdown made of it; each kind of attack must be caught by 
 """
 
 import json
+import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -64,12 +66,18 @@ HTML = [
     "> <script>alert(1)</script>",
     "- item\n\n    <script>alert(1)</script>",
     '??? question "<script>alert(1)</script>"\n\n    text',
+    "<!-- learning-path --> <script>alert(1)</script>",
+    # What ends a block of code: as many ` as began it, and nothing behind them.
+    "```text\n```python\n```\n\n<script>alert(1)</script>\n\n```text\n```python\n```",
+    "````text\n```\n````\n\n<script>alert(1)</script>\n\n````text\n````",
 ]
 LINKS = [
     "[x](javascript:alert(1))",
     "[x](JaVaScRiPt:alert(1))",
     "[x](javascript&#58;alert(1))",
     "[x](&#106;avascript&colon;alert(1))",
+    "[x](java&#9;script:alert(1))",
+    "[x]( javascript:alert(1))",
     "[x](data:text/html,hello)",
     "[x](vbscript:x)",
     "[x](file:///etc/passwd)",
@@ -81,6 +89,7 @@ LINKS = [
     '![seen](data:image/svg+xml,x "title")',
     "[x][y]\n\n[y]: javascript:alert(1)",
     "![x][y]\n\n[y]: https://example.org/x.png",
+    "> [x][y]\n>\n> [y]: javascript:alert(1)",
     "<javascript:alert(1)>",
 ]
 ATTRIBUTES = [
@@ -121,6 +130,8 @@ def test_what_became_of_it_is_refused_too(tmp_path: Path, planted: str) -> None:
     "html",
     [
         '<td style="position: fixed">x</td>',
+        '<td style="text-align: left; position: fixed">x</td>',
+        "<plaintext>",
         '<a href="https://example.org" style="text-align: left;">x</a>',
         "<p class='x'>x</p>",
         "<p onclick>x</p>",
@@ -193,9 +204,10 @@ def test_what_pages_hold_passes(tmp_path: Path) -> None:
     assert not texts(safety.rendered(details, tmp_path))
 
 
-def test_a_lone_mark_of_code_and_an_odd_fence_are_refused(tmp_path: Path) -> None:
+def test_a_lone_mark_of_code_or_end_of_html_and_an_odd_fence_are_refused(tmp_path: Path) -> None:
     """What is code for these rules must be code for Markdown."""
     assert "without its partner" in texts(safety.page(page(tmp_path, "a ` b")))[0]
+    assert "'</div>' is HTML" in texts(safety.page(page(tmp_path, "a </div> b")))[0]
     assert "code begins with" in texts(safety.page(page(tmp_path, "``` python `\n```")))[0]
 
 
@@ -360,14 +372,26 @@ def test_yaml_that_runs_or_grows_is_refused(tmp_path: Path, planted: str, messag
 
 
 @pytest.mark.parametrize(
-    "code", ["202e", "2066", "200b", "00ad", "feff", "00a0", "3164", "0000", "e0041"]
+    "code",
+    [
+        *("202e", "2066", "200b", "00ad", "feff", "00a0", "3164", "fe0f", "0000"),
+        *("2028", "2029", "e000", "e0041", "f0000"),
+    ],
 )
 def test_characters_that_no_one_sees_are_refused(docs: Path, code: str) -> None:
     sign = chr(int(code, 16))
-    for name in ("docs/en/a/page.md", "snippets/a/x.py", "docs/glossary.yml"):
+    names = (
+        "docs/en/a/page.md",
+        "snippets/a/x.py",
+        "docs/glossary.yml",
+        "README.md",
+        ".github/x.yml",
+    )
+    (docs / ".github").mkdir()
+    for name in names:
         (docs / name).write_text(f"first\nse{sign}cond\n", "utf-8")
     found = texts(safety.files(docs))
-    assert len(found) == 3
+    assert len(found) == len(names)
     assert all(f":2: an invisible character, U+{code.upper()}" in one for one in found)
 
 
@@ -400,6 +424,23 @@ def test_files_that_the_site_would_publish_as_they_are_are_refused(docs: Path, n
     assert f"{path}:1: a file '{path.name}' has no place here" in found
 
 
+def test_everything_is_looked_at(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safety, "DOCS", docs / "docs")
+    monkeypatch.setattr(safety.files, "__defaults__", (docs,))
+    script = "<script>alert(1)</script>\n"
+    planted = {
+        "docs/x.sh": "",
+        "docs/zh/a/page.md": script,
+        "docs/labs/x.py": f'# %% [markdown] lang="en"\n# {script}',
+        "docs/assets/x.svg": SVG.format(script),
+    }
+    for name, said in planted.items():
+        (docs / name).parent.mkdir(exist_ok=True)
+        (docs / name).write_text(said, "utf-8")
+    found = texts(safety.check())
+    assert all(any(f"{docs / name}:" in one for one in found) for name in planted), found
+
+
 # Figures ------------------------------------------------------------------------------------
 
 SVG = '<svg viewBox="0 0 9 9" xmlns="http://www.w3.org/2000/svg">\n{}\n</svg>'
@@ -418,7 +459,12 @@ SVG = '<svg viewBox="0 0 9 9" xmlns="http://www.w3.org/2000/svg">\n{}\n</svg>'
         '<use xlink:href="other.svg#a"/>',
         '<path d="M0 0" style="fill: url(https://example.org/x)"/>',
         '<path d="M0 0" style="position: fixed"/>',
+        '<path d="M0 0" style="fill: #fff; position: fixed"/>',
         '<path d="M0 0" clip-path="url(//example.org/x)"/>',
+        '<path d="M0 0" clip-path="url(#a), url(//example.org/x)"/>',
+        '<rect fill="url(//example.org/x#a)"/>',
+        '<g xml:base="https://example.org/"/>',
+        "<textPath>x</textPath>",
         '<animate attributeName="href" to="javascript:alert(1)"/>',
         "<style>@import 'x'</style>",
         "<!DOCTYPE svg [<!ENTITY x 'y'>]>",
@@ -440,6 +486,20 @@ def test_a_page_cannot_show_a_figure_from_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "x.svg").write_text(SVG.format("<script/>"), "utf-8")
     with pytest.raises(PluginError, match=r"'x\.svg' is no figure"):
         svg.set_figures("<!--figure ![seen](x.svg)-->", tmp_path / "page.md")
+
+
+def test_a_figure_is_looked_at_once_more_where_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(svg, "OUTPUT", tmp_path)
+    (tmp_path / "x.svg").write_text(SVG.format("<script/>"), "utf-8")
+    with pytest.raises(PluginError, match=r"x\.svg:2: '<script/>' in a figure"):
+        svg.set_figures("<!--figure ![seen](x.svg)-->", tmp_path / "page.md")
+
+
+def test_the_texts_of_a_figure_do_not_end_the_comment_that_holds_its_place() -> None:
+    held = svg.hold_places("![seen --> <script>](x.svg)")
+    assert re.fullmatch("<!--figure .*-->", held) and held.count("--") == 2
 
 
 def test_the_texts_of_a_figure_stay_texts() -> None:
@@ -468,7 +528,10 @@ def lab(tmp_path: Path, planted: str = "Text.", code: str = "print(1)") -> Path:
     return path
 
 
-@pytest.mark.parametrize("planted", HTML[:3] + LINKS[:4] + ATTRIBUTES[:1])
+@pytest.mark.parametrize(
+    "planted",
+    [*HTML[:3], *LINKS[:4], *ATTRIBUTES[:1], "</details> <script>alert(1)</script>"],
+)
 def test_markup_in_the_text_of_a_lab_is_refused(tmp_path: Path, planted: str) -> None:
     path = lab(tmp_path, planted.replace("\n", "\n# "))
     assert texts(safety.lab(path))[0].startswith((f"{path}:4: ", f"{path}:5: "))
@@ -496,6 +559,20 @@ def test_code_of_a_contributor_sees_no_secret(
     assert "secret" not in found.values() and found["HOME"] == str(tmp_path)
     ours = {"HOME", "TMPDIR", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "MPLCONFIGDIR"}
     assert found.keys() <= ours | set(contained.NEEDED)
+
+
+def test_code_of_a_contributor_must_come_to_an_end() -> None:
+    def start() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # stays where it is lower
+        contained.limit()
+
+    names = "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_CORE"
+    code = f"import resource as r; print([r.getrlimit(getattr(r, n))[1] for n in {names}])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, preexec_fn=start, capture_output=True, check=True)
+    cpu, data, size, core = json.loads(done.stdout)
+    assert 0 < cpu <= contained.SECONDS * (os.cpu_count() or 1) and 0 < data <= 16 << 30
+    assert (size, core) == (1 << 20, 0)
 
 
 def run_lab(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
@@ -558,6 +635,37 @@ ATTACKS = {
     "import os; os.system('true')": "this script starts a program",
     "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')": "this script calls out",
 }
+MORE_ATTACKS = (
+    "open('../target', 'r+')",
+    "os.open('../target', os.O_TRUNC)",
+    "os.open('../new', os.O_CREAT)",
+    "open('../home2', 'w')",
+    "os.rename('own', '../target')",
+    "os.truncate('../target', 0)",
+    "os.chmod('../target', 0)",
+    "os.chdir('deep'); os.symlink('../target', '../link'); open('../link', 'w')",
+    "os.kill(os.getpid(), 0)",
+    "socket.socket().connect(('127.0.0.1', 9))",
+    "os.execv(sys.executable, [sys.executable, '-c', ''])",
+)
+GUARDED = """
+import json, os, socket, sys
+from pathlib import Path
+from hooks import contained
+os.mkdir("deep")
+open("own", "w").close()
+said, passed = [], []
+contained.guard(Path.cwd(), said.append)
+for attack in json.loads(sys.argv[1]):
+    before = len(said)
+    try:
+        exec(attack)
+    except OSError:
+        pass
+    if len(said) == before:
+        passed.append(attack)
+print(json.dumps(passed))
+"""
 CONTAINED = """
 import json, sys
 from pathlib import Path
@@ -590,6 +698,17 @@ def answer(tmp_path: Path, planted: str, name: str = "x") -> object:
 def test_a_figure_script_that_does_more_than_draw_is_refused(tmp_path: Path, attack: str) -> None:
     line, message = answer(tmp_path, attack.format(target=str(tmp_path / "target")))
     assert line == 6 and re.match(ATTACKS[attack], message)
+
+
+def test_other_ways_out_are_refused_too(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "target").write_text("as it was", "utf-8")
+    command = [sys.executable, "-c", GUARDED, json.dumps(MORE_ATTACKS)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
+    assert (tmp_path / "target").read_text("utf-8") == "as it was"
 
 
 @pytest.mark.slow

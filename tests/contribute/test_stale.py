@@ -351,6 +351,28 @@ def test_renamed_pages_keep_their_history(project: Project) -> None:
     assert project.behind() == ["docs/zh/t/b.md#why"]
 
 
+def test_a_page_that_lay_in_the_folder_of_the_other_language(project: Project) -> None:
+    """git calls it renamed; what it said there is not what this language said."""
+    project.commit(name="s/b", zh=SAYS["en"][0])
+    project.git("mv", "docs/zh/s/b.md", "docs/en/s/b.md")
+    project.commit("Move")
+    project.commit(name="s/b", zh=SAYS["zh"][0])
+    assert project.behind() == []
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"---\nt", b"\xef\xbb\xbf---\nt"), (b"\n", b"\r\n")])
+def test_a_mark_at_the_start_and_other_line_ends_say_nothing(
+    project: Project, old: bytes, new: bytes
+) -> None:
+    project.write(name="s/b", **both())
+    path = project.path("en", "s/b")
+    saved = path.read_bytes().replace(b"title: en", b"title: " + SAYS["en"][0].encode())
+    path.write_bytes(saved.replace(old, new))
+    project.commit()
+    path.write_bytes(saved)
+    assert project.behind() == []
+
+
 def test_a_deleted_twin_and_its_return(project: Project) -> None:
     old = project.path("zh").read_text("utf-8")
     project.path("zh").unlink()
@@ -396,6 +418,18 @@ def test_a_squashed_merge(project: Project) -> None:
     project.git("merge", "--quiet", "--squash", "topic")
     project.commit("Mining")
     assert project.behind() == []
+
+
+def test_what_a_terminal_would_obey_is_left_out_of_the_subject(project: Project) -> None:
+    project.commit("Mining \x1b[2J\x07here", en=SAYS["en"][0] + SAYS["en"][1])
+    assert project.lags()[0].commit.subject == "Mining [2Jhere"
+
+
+def test_an_object_that_git_lacks(project: Project) -> None:
+    blob = project.git("rev-parse", "HEAD:docs/en/s/a.md")
+    (project.root / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(Unknown, match=f"git lacks the object {blob}; run git fetch --refetch"):
+        project.lags()
 
 
 # Where it cannot be known ---------------------------------------------------------------
@@ -537,6 +571,18 @@ def test_a_new_page_that_goes_on_in_one_language(project: Project) -> None:
     assert project.run("--since", "main") == ""
 
 
+def test_commits_that_each_pass_are_looked_at_as_one_too(project: Project) -> None:
+    """For a squashed merge makes one of them; and such a section can be deferred."""
+    project.git("switch", "--quiet", "--create", "topic")
+    en, zh = SAYS["en"][0] + SAYS["en"][1], SAYS["zh"][0] + "只取其中最难的样本来用。"
+    project.commit(en=en, zh=zh)
+    project.commit(en=en.replace("many,", "many, as the paper shows in its long appendix,"))
+    assert project.behind() == []
+    assert f'stale --defer {ZH} "reason" --since main' in project.run("--since", "main")
+    assert project.run("--defer", ZH, "Later", "--since", "main") == ""
+    assert project.run("--since", "main") == ""
+
+
 # Deferral -------------------------------------------------------------------------------
 
 
@@ -571,6 +617,7 @@ def test_a_deferral_holds_for_what_the_section_says(deferring: Project) -> None:
     assert deferring.run("--since", "main") == ""
     deferring.commit(en=text + MORE["en"])
     assert "deferred.yml:2: s/a#why (zh) has changed further" in deferring.run("--since", "main")
+    assert stale.summary(TODAY, deferring.root).deferred == 0
     assert deferring.run("--defer", ZH, "Anew") == ""
     assert deferring.run("--since", "main") == ""
     assert len(deferred.load(deferred.file(deferring.root))) == 1, "in place of the old one"
