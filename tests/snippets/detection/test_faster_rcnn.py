@@ -1,15 +1,22 @@
 """Faster R-CNN: how RPN and Fast R-CNN are put together and trained; a tiny one that learns.
 
-Yardstick: own parts.
+Yardstick: torchvision.models.detection.faster_rcnn.FasterRCNN;
+    torch.nn.functional.adaptive_max_pool2d; plain loops.
 """
 
+import copy
 import functools
 import math
 import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
+import torchvision.models.detection.faster_rcnn as theirs
+from torch import nn
 from torch.testing import assert_close
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign, boxes
 
 from snippets.detection.average_precision import evaluate_coco
 from snippets.detection.box_regression import BoxCodec
@@ -41,7 +48,167 @@ def some(count=3, seed=1, **options):
     return batch(shapes(count, seeded(seed), size=64, sides=(16, 32), empty=0, **options))
 
 
-# Parity ---------------------------------------------------------------------------
+# Parity with torchvision ----------------------------------------------------------
+
+F64 = torch.float64
+SIDES = dict(scales=(16, 32), ratios=(0.25, 1, 4))  # whole pixels: torchvision rounds them
+
+
+def loop_nms(boxes_xyxy, scores, threshold):
+    """In place of torchvision's, which is compiled and not in every build."""
+    kept, iou = [], boxes.box_iou(boxes_xyxy, boxes_xyxy).tolist()
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if all(iou[i][j] <= threshold for j in kept):
+            kept.append(i)
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+class CropAndPool(nn.Module):
+    """RoI pooling in place of torchvision's; the last cell of a box may lie outside the map."""
+
+    def forward(self, features, regions, _):
+        padded = F.pad(features["0"], (0, 1, 0, 1), value=-math.inf)
+        rows = [
+            F.adaptive_max_pool2d(image[:, y1 : y2 + 1, x1 : x2 + 1], 7)
+            for image, own in zip(padded, regions, strict=True)
+            for x1, y1, x2, y2 in (own / 4 + 0.5).floor().int().tolist()
+        ]
+        pooled = torch.stack(rows)
+        return pooled.where(pooled.isfinite(), 0)
+
+
+def both(samples):
+    """Ours and torchvision's with the same weights; of the shared map it has a copy of ours.
+
+    Ours takes torchvision's numbers where they differ from the paper's: anchors on the corners of
+    the cells, crossing ones too, and beta. Left out: anchors it would round, detections with a
+    side below 0.01 pixels, resizing and padding of images, crowds, which it does not know.
+    """
+    limits = dict(pre_nms=(60, 40), post_nms=(20, 12))
+    recipe = Recipe(samples=samples[0], crossing=True, offset=0, **limits)
+    small = dict(widths=(4, 6, 6, 8, 8), channels=6, hidden=10, samples=samples[1])
+    ours = FasterRCNN(3, **small, **SIDES, beta=1 / 9, recipe=recipe, generator=seeded()).double()
+    with torch.no_grad():
+        for i, p in enumerate([*ours.rpn.head.parameters(), *ours.head.parameters()]):
+            p.normal_(0, 0.3 if p.ndim > 1 else 0.2, generator=seeded(i))
+        for p in (ours.rpn.head.deltas.weight, ours.head.deltas.weight):
+            p.mul_(0.3)
+    backbone = copy.deepcopy(ours.shared)
+    backbone.out_channels = 6
+    modes = ("train", "test")
+    other = theirs.FasterRCNN(
+        backbone,
+        min_size=64,
+        max_size=96,
+        image_mean=(0, 0, 0),
+        image_std=(1, 1, 1),
+        rpn_anchor_generator=AnchorGenerator(*((sides,) for sides in SIDES.values())),
+        **{f"rpn_pre_nms_top_n_{mode}": n for mode, n in zip(modes, recipe.pre_nms)},
+        **{f"rpn_post_nms_top_n_{mode}": n for mode, n in zip(modes, recipe.post_nms)},
+        rpn_batch_size_per_image=samples[0],
+        box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+        box_head=theirs.TwoMLPHead(6 * 7 * 7, 10),
+        box_predictor=theirs.FastRCNNPredictor(10, 4),
+        box_batch_size_per_image=samples[1],
+        _skip_resize=True,  # would draw a size in training
+    ).double()
+    other.roi_heads.box_roi_pool = CropAndPool()
+    assign = other.rpn.assign_targets_to_anchors
+
+    def assign_in_double(*args):  # its labels are float32, and so would be its loss
+        labels, matched = assign(*args)
+        return [x.double() for x in labels], matched
+
+    other.rpn.assign_targets_to_anchors = assign_in_double
+    with torch.no_grad():
+        for p, value in zip(other.parameters(), in_the_order_of_torchvision(ours), strict=True):
+            p.copy_(value)
+    return ours, other
+
+
+def in_the_order_of_torchvision(ours, values=None):
+    """Parameters, or their gradients, laid out as there: background first, with deltas for it."""
+    values = dict(ours.named_parameters()) if values is None else values
+    for name, value in values.items():
+        if name.startswith(("shared.", "rpn.")):
+            yield value
+    for name, value in values.items():
+        if name.startswith("head.logits"):
+            yield value.roll(1, 0)
+        elif name.startswith("head.deltas"):
+            yield torch.cat([torch.zeros_like(value[:4]), value])
+        elif name.startswith("head."):
+            yield value
+
+
+def watch_proposals(ours, other):
+    """What both first stages hand on."""
+    seen = [], []
+    ours.rpn.register_forward_hook(lambda *args: seen[0].extend(one["boxes"] for one in args[2][0]))
+    other.rpn.register_forward_hook(lambda *args: seen[1].extend(args[2][0]))
+    return seen
+
+
+def wide(seed):
+    """Images of 64 x 96 pixels; the second is empty."""
+    images = torch.rand(3, 3, 64, 96, generator=seeded(seed), dtype=F64)
+    targets = []
+    for n in (3, 0, 2):
+        u = torch.rand(n, 4, generator=seeded(seed + n), dtype=F64)
+        low = u[:, :2] * torch.tensor([60, 30])
+        labels = torch.randint(3, (n,), generator=seeded(seed + n))
+        targets.append(dict(boxes=torch.cat([low, low + 8 + u[:, 2:] * 26], 1), labels=labels))
+    return images, targets
+
+
+# With others two regions may be rounded to the same cells; equal scores have no order.
+each_seed = pytest.mark.parametrize("seed", [3, 8])
+
+
+@pytest.mark.parametrize("samples", [(24, 10), (10**6, 10**6)], ids=["drawn", "all"])
+@each_seed
+def test_losses_proposals_and_gradients_equal_torchvision(monkeypatch, samples, seed):
+    monkeypatch.setattr(boxes, "nms", loop_nms)
+    ours, other = both(samples)
+    proposals = watch_proposals(ours, other)
+    images, targets = wide(seed)
+    losses = ours.losses(images, targets, seeded(7))
+    torch.manual_seed(7)  # torchvision draws from the global generator, in the same order
+    expected = other(list(images), [t | dict(labels=t["labels"] + 1) for t in targets])
+    for one, wanted in zip(*proposals, strict=True):
+        assert len(one) == 20
+        assert_close(one, wanted, rtol=0, atol=1e-10)
+    names = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
+    for value, name in zip(losses.values(), names, strict=True):
+        assert value > 1e-3
+        assert_close(value, expected[name], rtol=0, atol=1e-10)
+    weights = range(1, 5)
+    sum(w * x for w, x in zip(weights, losses.values())).backward()
+    sum(w * expected[name] for w, name in zip(weights, names)).backward()
+    grads = {name: p.grad for name, p in ours.named_parameters()}
+    for p, grad in zip(other.parameters(), in_the_order_of_torchvision(ours, grads), strict=True):
+        assert_close(grad, p.grad, rtol=0, atol=1e-10)
+
+
+@each_seed
+def test_detections_equal_torchvision(monkeypatch, seed):
+    monkeypatch.setattr(boxes, "nms", loop_nms)
+    ours, other = (model.eval() for model in both((24, 10)))
+    proposals = watch_proposals(ours, other)
+    images, _ = wide(seed)
+    with torch.no_grad():
+        detections, expected = ours.detect(images), other(list(images))
+    for one, wanted in zip(*proposals, strict=True):
+        assert len(one) == 12
+        assert_close(one, wanted, rtol=0, atol=1e-10)
+    for one, wanted in zip(detections, expected, strict=True):
+        assert len(one["scores"]) > 20
+        assert torch.equal(one["labels"] + 1, wanted["labels"])
+        for key in ("boxes", "scores"):
+            assert_close(one[key], wanted[key], rtol=0, atol=1e-10)
+
+
+# How it is put together -----------------------------------------------------------
 
 
 def test_losses_are_those_of_the_parts():
