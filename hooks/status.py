@@ -31,7 +31,8 @@ EMPTY: dict[str, Any] = {"runs": [], "site": {}, "snippets": {}}
 RUN = ("commit", "machine", "python", "torch")  # what is the same in one run; its day may not be
 FINE = ("float64", "complex128")
 COARSE = ("float32", "complex64", "float16", "bfloat16")
-PRECISIONS = (*FINE, *COARSE, "exact")
+MIXED = tuple(f"{low}/{high}" for low in COARSE for high in FINE)  # found and expected
+PRECISIONS = (*FINE, *MIXED, *COARSE, "exact")
 LIBRARIES = {  # as they call themselves
     "torch": "PyTorch",
     "sklearn": "scikit-learn",
@@ -141,7 +142,8 @@ WORDS = {
         "no snippet": "Pages without a snippet, hence without a yardstick: {}.",
         "not recorded": "No error recorded, or only one of earlier code: {}.",
         "own": "Compared with parts of this site, which have yardsticks of their own: {}.",
-        "coarse": "Run in lower precision than float64 only: {}.",
+        "mixed": "Run in lower precision than float64 only, compared with float64: {}.",
+        "coarse": "Run and compared in lower precision than float64 only: {}.",
         "behind": "Sections that lag behind the other language: English, Chinese, deferred",
         "no gpu": "No run of the kernels on a GPU is on record: the tests run them in Triton's "
         "interpreter on a CPU, and read what the compiler makes of them without running it.",
@@ -159,7 +161,8 @@ WORDS = {
         "no snippet": "没有代码片段、因而也没有比对对象的页面：{}。",
         "not recorded": "没有误差记录，或记录属于旧代码：{}。",
         "own": "比对对象是本站的其他片段，后者各有自己的比对对象：{}。",
-        "coarse": "只在低于双精度的精度下运行：{}。",
+        "mixed": "只在低于双精度的精度下运行，与双精度结果比对：{}。",
+        "coarse": "只在低于双精度的精度下运行和比对：{}。",
         "behind": "落后于另一种语言的小节：英文、中文、已推迟",
         "no gpu": "没有计算核在 GPU 上运行的记录：测试在 CPU 上用 Triton 的解释器执行它们，"
         "编译结果只检查、不运行。",
@@ -354,9 +357,10 @@ def _gaps(found: dict[str, Any], entries: dict[str, Entry], lang: str) -> Iterat
     ]
     old = [n for n in snippets if recorded.get(n, {}).get("digest") != digest(n)]
     precisions = {name: recorded.get(name, {}).keys() for name in snippets}
-    coarse = [n for n, p in precisions.items() if p & set(COARSE) and not p & set(FINE)]
+    single = [n for n, p in precisions.items() if p & set(MIXED) and not p & set(FINE)]
+    coarse = [n for n, p in precisions.items() if p & set(COARSE) and not p & {*FINE, *MIXED}]
     own = [n for n in snippets if OWN in yardstick(n)]
-    for what, names in (("not recorded", old), ("own", own), ("coarse", coarse)):
+    for what, names in (("not recorded", old), ("own", own), ("mixed", single), ("coarse", coarse)):
         if names:
             listed = words["sep"].join(_label(name, entries, lang) for name in names)
             yield f"- {words[what].format(listed)}"

@@ -169,17 +169,21 @@ def tensor(value: Any) -> torch.Tensor | None:
 def error(actual: torch.Tensor, expected: torch.Tensor) -> tuple[str, float, float]:
     """Precision of a comparison, largest difference, and its ratio to the largest number.
 
+    The precision is the lower of the two; float32/float64 if the other is double.
     Infinities and what is not a number agree where they are in the same places.
     """
     types = {x.dtype for x in (actual, expected) if x.is_floating_point() or x.is_complex()}
     if not types:
         return "exact", 0.0, 0.0
-    dtype = max(types, key=lambda dtype: torch.finfo(dtype).eps)
+    low, high = (f(types, key=lambda dtype: torch.finfo(dtype).eps) for f in (max, min))
+    precision = str(low).removeprefix("torch.")
+    if torch.finfo(high).eps < 1e-15 < torch.finfo(low).eps:
+        precision += f"/{str(high).removeprefix('torch.')}"
     wide = torch.complex128 if any(t.is_complex for t in types) else torch.float64
     a, b = torch.broadcast_tensors(actual.to(wide), expected.to(wide))
     finite = a.isfinite() & b.isfinite()
     if not finite.any():
-        return str(dtype).removeprefix("torch."), 0.0, 0.0
+        return precision, 0.0, 0.0
     difference, size = ((a - b)[finite].abs().max().item(), b[finite].abs().max().item())
     relative = difference / size if size > ZERO else 0.0
-    return str(dtype).removeprefix("torch."), difference, relative
+    return precision, difference, relative

@@ -129,8 +129,15 @@ def test_precisions_are_told_apart(recorder: Recorder, a: Any, precision: str) -
 
 
 def test_the_lower_precision_counts(recorder: Recorder) -> None:
-    torch.testing.assert_close(torch.ones(2), double(1, 1), check_dtype=False)
-    assert noted(recorder, "float32")[0] == 1
+    torch.testing.assert_close(torch.ones(2), torch.ones(2).half(), check_dtype=False)
+    assert noted(recorder, "float16") == (1, 0, 0)
+
+
+def test_a_reference_in_float64_is_named(recorder: Recorder) -> None:
+    single = torch.tensor([1.0, 8.0])
+    torch.testing.assert_close(single, double(1, 8 + 2**-30), check_dtype=False)
+    assert noted(recorder, "float32/float64")[:2] == (1, 2**-30)
+    assert status.PRECISIONS.index("float32/float64") < status.PRECISIONS.index("float32")
 
 
 def test_only_tests_are_watched(recorder: Recorder) -> None:
@@ -378,6 +385,10 @@ def test_precisions_and_equality(file: Path) -> None:
     file.write_text(json.dumps(found))
     assert "| 2e-7 float32 |  |" in row(shown("errors"), "GPT")
     assert "lower precision than float64 only: [GPT" in shown("gaps")
+    found["snippets"][NAME]["float32/float64"] = low
+    file.write_text(json.dumps(found))
+    assert "| 2e-7 float32/float64, 2e-7 float32 |  |" in row(shown("errors"), "GPT")
+    assert "lower precision than float64 only, compared with float64: [GPT" in shown("gaps")
     found["snippets"][NAME] = {"digest": status.digest(NAME), "exact": nothing}
     file.write_text(json.dumps(found))
     assert "| equal |  |" in row(shown("errors"), "GPT")
@@ -413,7 +424,11 @@ def test_sections_that_lag_are_counted(
     assert ("deferred | 3, 5, 1 | |" in shown("site")) == (not unknown)
 
 
-def test_gaps_are_named(file: Path) -> None:
+def test_gaps_are_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "yardsticks of their own" not in shown("gaps")
+    named = status.yardstick
+    with_own = {"detection/faster_rcnn": [status.OWN]}
+    monkeypatch.setattr(status, "yardstick", lambda name: with_own.get(name) or named(name))
     text = shown("gaps")
     family = "[The R-CNN family](detection/rcnn_family.md) `faster_rcnn`"
     assert f"yardsticks of their own: {family}." in text
