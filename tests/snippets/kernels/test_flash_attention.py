@@ -62,21 +62,23 @@ def assert_near(actual, expected, tolerance, at_least=0.0):
     """`at_least`: the size of what may have cancelled."""
     error, size = (actual.double() - expected).norm(), expected.norm().clamp_min(at_least)
     assert actual.isfinite().all()
-    far = (error / size.clamp_min(1e-300)).to(actual.dtype)
-    assert_close(far, torch.zeros_like(far), rtol=0, atol=tolerance, msg=f"relative {far:.1e}")
+    assert error <= tolerance * size, f"relative {error / size:.1e}"
+    # Follows; for the record of the largest error.
+    assert_close(actual, expected, rtol=0, atol=tolerance * size.item(), check_dtype=False)
 
 
 def compare(qkv, run, expected, tolerance):
     """Outputs and gradients of a random functional."""
-    out, wanted = run(*qkv), expected(*qkv)
+    doubles = [x.detach().double().requires_grad_() for x in qkv]
+    out, wanted = run(*qkv), expected(*doubles)
     grad = random(*out.shape, dtype=out.dtype, seed=9)
     found = torch.autograd.grad(out, qkv, grad)
     for x, dx in zip(qkv, found, strict=True):
         assert dx.dtype == x.dtype and dx.shape == x.shape
-    wanted_gradients = torch.autograd.grad(wanted, qkv, grad.double())
+    wanted_gradients = torch.autograd.grad(wanted, doubles, grad.double())
     assert out.dtype == qkv[0].dtype
     for a, b in zip((out, *found), (wanted, *wanted_gradients), strict=True):
-        assert_near(a, b.double(), tolerance, at_least=0.3 * float(grad.norm()))
+        assert_near(a, b, tolerance, at_least=0.3 * float(grad.norm()))
 
 
 # Parity ---------------------------------------------------------------------
@@ -151,7 +153,7 @@ def test_scale(scale):
         inputs(N=20, M=33),
         lambda *qkv: flash_attention(*qkv, scale=scale),
         lambda *qkv: by_definition(*qkv, scale=scale),
-        1e-6,
+        2e-6,  # scores up to 20 in size: their rounding is that of the weights
     )
 
 
