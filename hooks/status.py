@@ -39,6 +39,7 @@ LIBRARIES = {  # as they call themselves
     "scipy": "SciPy",
     "numpy": "NumPy",
     "onnxruntime": "ONNX Runtime",
+    "ultralytics": "Ultralytics",
 }
 
 
