@@ -62,7 +62,7 @@ CHANGES = {
         *("chflags", "chmod", "chown", "link", "mkdir", "remove", "removexattr", "rename"),
         *("rmdir", "setxattr", "symlink", "truncate", "utime"),
     )
-} | {"sqlite3.connect"}
+} | {"sqlite3.connect", "shutil.rmtree"}
 STARTS = {
     "subprocess.Popen",
     "pty.spawn",

@@ -68,6 +68,9 @@ def _front_matter(text: str, path: Path, lang: str) -> dict[str, Any]:
     match = HEAD.match(text)
     if not match:
         raise problem(path, 1, "no front matter; begin the page with ---, title: …, ---")
+    if end := re.search(r"^(?:---|\.\.\.)[ \t]*$", match[1], re.MULTILINE):
+        line = 2 + match[1].count("\n", 0, end.start())
+        raise problem(path, line, f"'{end[0]}' ends the front matter for MkDocs; write ---")
     meta = load_yaml(match[1], path, first_line=2)
     if not isinstance(meta, dict):
         raise problem(path, 2, "front matter must be `field: value` lines, such as title: …")
@@ -175,7 +178,7 @@ def check_cycles(found: dict[str, Entry]) -> None:
 
 
 def pages(lang: str) -> list[Path]:
-    found = (DOCS / lang).rglob("*.md")
+    found = (path for path in (DOCS / lang).rglob("*.md") if path.is_file())
     return sorted(p for p in found if not p.name.startswith("."))  # hidden ones are an editor's
 
 

@@ -3,7 +3,7 @@
 import re
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -135,14 +135,10 @@ def on_pre_build(config: MkDocsConfig) -> None:
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what lies outside the language's folder, or is made by the build."""
-    assets = DOCS / "assets"
-    for file in sorted(assets.rglob("*")):
-        # Figures stand in the pages themselves.
-        if file.is_file() and not file.is_relative_to(svg.OUTPUT):
-            uri = f"assets/{file.relative_to(assets).as_posix()}"
-            ours = file.suffix in (".css", ".js")
-            found = {"content": weight.asset(file)} if ours else {"abs_src_path": str(file)}
-            files.append(File.generated(config, uri, **found))
+    for uri, file in assets():
+        ours = file.suffix in (".css", ".js")
+        found = {"content": weight.asset(file)} if ours else {"abs_src_path": str(file)}
+        files.append(File.generated(config, uri, **found))
     css = formulas.stylesheet()
     files.append(File.generated(config, "assets/katex/katex.min.css", content=css))
     library = search.LIBRARY.read_text("utf-8")
@@ -166,6 +162,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for uri, text in take.files(entry, State.lang, url, State.expand).items():
             files.append(File.generated(config, uri, content=text))
     return files
+
+
+def assets() -> Iterator[tuple[str, Path]]:
+    """Address and file of what both languages share; figures stand in the pages themselves."""
+    folder = DOCS / "assets"
+    for file in sorted(folder.rglob("*")):
+        place = file.relative_to(folder)
+        # Hidden ones are an editor's, and no rule looks at them.
+        hidden = any(part.startswith(".") for part in place.parts)
+        if file.is_file() and not hidden and not file.is_relative_to(svg.OUTPUT):
+            yield f"assets/{place.as_posix()}", file
 
 
 def on_env(env: Environment, **_: object) -> None:

@@ -74,6 +74,9 @@ def draw(script: Path) -> list[tuple[Path, str]]:
     if isinstance(answer, list):
         line, message = answer
         raise problem(script, line, f"{message}; a figure script draws, and does nothing else")
+    for name in answer:  # looked at here, for a script can write the answer itself
+        if not re.fullmatch(r"\w+\.(?:en|zh)\.svg", name):
+            raise problem(script, 1, f"'{name}' is no name of a figure")
     return [(OUTPUT / script.parent.name / name, svg) for name, svg in answer.items()]
 
 

@@ -37,6 +37,8 @@ def _load(text: str, path: Path) -> list[dict[str, Any]]:
     if not isinstance(terms, list) or not all(isinstance(term, dict) for term in terms):
         raise problem(path, 1, "the glossary is a list of terms, each - id: …, en: …, zh: …")
     starts = [n for n, line in enumerate(text.splitlines(), 1) if line.startswith("- ")]
+    if len(starts) != len(terms):
+        raise problem(path, 1, "each term begins a line, at its left edge: - id: …")
     for term, line in zip(terms, starts, strict=True):
         for field in REQUIRED:
             if not isinstance(term.get(field), str):

@@ -30,7 +30,8 @@ from hooks import CACHE, DOCS, LANGUAGES, ROOT, contained
 from hooks.contribute import safety
 from hooks.errors import problem
 from hooks.svg import clean, inline
-from hooks.text import PLAIN, plain, strings
+from hooks.text import PLAIN, parse, plain, strings
+from hooks.text import read as read_text
 
 SETUP = {
     "en": "Writes the snippets that the cells below import beside the notebook.",
@@ -49,7 +50,7 @@ def read(path: Path) -> tuple[list[NotebookNode], list[int]]:
     """The cells and the line each begins on."""
     import jupytext  # slow to import, and not every site has labs
 
-    text = path.read_text("utf-8")
+    text = read_text(path)
     cells = jupytext.reads(text, fmt="py:percent").cells
     lines = [n for n, line in enumerate(text.splitlines(), 1) if line.startswith("# %%")]
     if len(lines) != len(cells):
@@ -105,9 +106,11 @@ def closure(path: Path) -> list[Path]:
     todo = [path]
     while todo:
         file = todo.pop()
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        for node in ast.walk(parse(file)):
             if not isinstance(node, ast.ImportFrom):
                 continue
+            if node.level > 2:
+                raise problem(file, node.lineno, "imports from outside; a snippet imports snippets")
             if node.level:
                 base = file.parents[node.level - 1]
             elif (node.module or "").split(".")[0] == "snippets":
@@ -115,6 +118,9 @@ def closure(path: Path) -> list[Path]:
             else:
                 continue
             target = base.joinpath(*(node.module or "").split(".")).with_suffix(".py")
+            if not target.is_file():
+                message = f"imports {target.name}, which is not there; write from .name import …"
+                raise problem(file, node.lineno, message)
             if target not in found:
                 found.append(target)
                 todo.append(target)
@@ -310,7 +316,9 @@ def _text(
     for link in node.select("a.anchor-link"):
         link.decompose()
     for heading in node.find_all(re.compile("^h[1-6]$")):
-        heading["id"] = next(anchors)
+        heading["id"] = next(anchors, "")
+        if not heading["id"]:
+            raise problem(path, line, "a heading that the English text has not; write it there")
         level, name = int(heading.name[1]), heading.get_text()
         token = {"level": level, "id": heading["id"], "name": name, "children": []}
         (tokens[0]["children"] if tokens and level > 1 else tokens).append(token)

@@ -65,7 +65,7 @@ def set_tables(markdown: str, path: Path, uri: str, lang: str) -> str:
             lines = report.table(what, machine, suite, lang, **only)
         except results.ResultError as error:
             raise PluginError(str(error)) from None
-        except (KeyError, ValueError, IndexError):
+        except (KeyError, ValueError, IndexError, TypeError):
             tables = [*report.TABLES, *report.makers(results.DETECTORS)]
             known = [*tables, *results.SHOWN, *report.ladders()]
             wrong = [word for word in words[:2] if word not in known] or words[:1] or [kind]

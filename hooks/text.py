@@ -1,5 +1,6 @@
 """Reading what people write: Markdown by lines, YAML with messages."""
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,13 +39,38 @@ def _fences(text: str) -> Iterator[tuple[int, str, str, str | None]]:
             fenced = ""
 
 
+# What the rules search for can take the square of a line's length; none has 1,000 signs so far.
+LONGEST = 5_000  # signs of a line
+MOST = 300_000  # signs of a file
+
+
 def read(path: Path) -> str:
+    """The text of a file that people write; raises for one that no rule could read in time."""
     try:
-        return path.read_text("utf-8-sig")  # some editors put a mark before the text
+        text = path.read_text("utf-8-sig")  # some editors put a mark before the text
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         message = f"not in UTF-8 (byte {error.start}); save it as UTF-8"
         raise problem(path, line, message) from None
+    except OSError as error:  # a folder, or a link that leads nowhere
+        raise problem(path, 1, f"cannot be read: {error.strerror}; put a file here") from None
+    if len(text) > MOST:
+        raise problem(path, 1, f"{len(text)} signs; a file has {MOST} at most; divide it")
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > LONGEST:
+            message = f"{len(line)} signs on one line; it has {LONGEST} at most; break it"
+            raise problem(path, number, message)
+    return text
+
+
+def parse(path: Path) -> ast.Module:
+    """A Python file."""
+    try:
+        return ast.parse(read(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", 0) or 1
+        what = getattr(error, "msg", "") or str(error) or "nested too deeply"
+        raise problem(path, line, f"not Python: {what}; mend it") from None
 
 
 def load_yaml(text: str, path: Path, first_line: int = 1) -> Any:
@@ -60,7 +86,8 @@ def load_yaml(text: str, path: Path, first_line: int = 1) -> Any:
             if depth > 10:
                 raise problem(path, line, "lists within lists within lists; write them flat")
         return yaml.load(text, loader)
-    except yaml.YAMLError as error:
+    # What looks like a number or a day and is none, as 2024-99-99, fails in Python.
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or error
         line = first_line + (mark.line if mark else 0)
@@ -68,14 +95,16 @@ def load_yaml(text: str, path: Path, first_line: int = 1) -> Any:
 
 
 # Templates and scripts set titles, tags and terms into pages as they are.
-MARKUP = re.compile(r'[<>"$`{}\\\n]|\]\(|&#?\w+;')
+MARKUP = re.compile(r'[<>"$`{}\\\n]|\][(\[:]|&#?\w+;')
 
 PLAIN = 'one line of plain text, without < > " $ ` { } \\ and links'
 
 
 def plain(text: object) -> bool:
     """Whether a title, a tag or a term is one line that nothing can take for markup."""
-    return isinstance(text, str) and bool(text.strip()) and not MARKUP.search(text)
+    if not isinstance(text, str) or not text.strip():
+        return False
+    return text.isprintable() and not MARKUP.search(text)  # YAML can hide signs, as in "\\u202e"
 
 
 def strings(value: Any) -> bool:
@@ -98,24 +127,32 @@ class Section:
 def sections(path: Path) -> dict[str, Section]:
     """The sections of a page by anchor; what stands before the first is called ''."""
     text = re.sub(r"\A---\n.*?\n---\n", "", read(path), flags=re.DOTALL)
-    fences = re.compile(r"^([ \t]*)(`{3,})(\w*)[^\n]*\n(.*?)^\1\2[ \t]*$", re.DOTALL | re.MULTILINE)
-    codes = [f"{m[3]}\n{m[4]}" for m in fences.finditer(text)]
-    text = fences.sub(lambda m: f"\n\0code{len(m[0])}\n", text)
-    numbered = iter(codes)
+    lines: list[str] = []
+    codes: list[list[str]] = []
+    for _, line, mark, info in _fences(text):
+        if info is not None:
+            codes.append([info.split(" ")[0]])
+            lines.append("\0code")
+        elif mark:
+            codes[-1].append(line)
+        else:
+            lines.append(line)
+    text = "\n".join(lines)
+    numbered = map("\n".join, codes)
     found: dict[str, Section] = {}
     for part in re.split(r"^(?=## )", text, flags=re.MULTILINE):
         head = re.search(r"^## .*\{ #([\w-]+) \}$", part, re.MULTILINE)
         anchors = re.findall(r"^#{2,} .*\{ #([\w-]+) \}$", part, re.MULTILINE)
-        code = [next(numbered) for _ in re.findall(r"\0code\d+", part)]
-        prose = re.sub(r"\0code\d+", "", part)
+        code = [next(numbered) for _ in range(part.count("\0code"))]
+        prose = part.replace("\0code", "")
         prose = re.sub(r"\{ #[\w-]+ \}", "", prose)
         inline = re.findall(r"`([^`\n]+)`", prose)
         prose = re.sub(r"`[^`\n]+`", "", prose)
-        figures = re.findall(r"!\[[^\]]*\]\(([^)\s]+)\.(?:en|zh)\.svg", prose)
+        figures = re.findall(r"!\[[^\]\n]*\]\(([^)\s]+)\.(?:en|zh)\.svg", prose)
         widgets = re.findall(r"\{ ?widget=([\w-]+)", prose)
         prose = re.sub(r"^!\[.*$", "", prose, flags=re.MULTILINE)
         links = set(re.findall(r"\]\(([^)\s]+)\)", prose))
-        prose = re.sub(r"\]\([^)]*\)", "]", prose)
+        prose = re.sub(r"\]\([^)\n]*\)", "]", prose)
         display = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
         formulas = [" ".join(f.split()) for f in display.findall(prose)]
         prose = display.sub("", prose)

@@ -10,6 +10,7 @@ from pathlib import Path
 from mkdocs.exceptions import PluginError
 
 from hooks.errors import did_you_mean, line_of, problem
+from hooks.text import read
 from snippets._cli import library
 
 OWN = "own parts"
@@ -35,7 +36,7 @@ def test_file(name: str) -> Path:
 def yardstick(name: str) -> list[str]:
     """Functions of libraries by their full names, and words of KINDS; empty where none is named."""
     path = test_file(name)
-    text = path.read_text("utf-8") if path.is_file() else ""
+    text = read(path) if path.is_file() else ""
     doc = DOCSTRING.match(text)
     line = " ".join(library.field(doc[1], "Yardstick").split()) if doc else ""
     found = line.removesuffix(".").split("; ") if line else []
@@ -49,7 +50,7 @@ def yardstick(name: str) -> list[str]:
 
 def check(path: Path) -> Iterator[PluginError]:
     """A test names its yardstick, uses it, and says which of its tests compare with it."""
-    text = path.read_text("utf-8")
+    text = read(path)
     named = yardstick(f"{path.parent.name}/{path.stem.removeprefix('test_')}")
     line = line_of(text, "Yardstick:")
     if not named:

@@ -102,9 +102,11 @@ def triggers(github: Path) -> str:
     for name, job, workflow in jobs(github):
         if odd := set(workflow["on"]) - {"pull_request", "push", "schedule", "workflow_dispatch"}:
             return f"{name}: {odd}"
-        if "self-hosted" in job["runs-on"] and set(workflow["on"]) != {"workflow_dispatch"}:
-            return f"{name}: self-hosted"
-    return ""
+        # A machine of ours may answer to any other label.
+        ours = not re.fullmatch(r"ubuntu-\d\d\.04", str(job["runs-on"]))
+        if ours and set(workflow["on"]) != {"workflow_dispatch"}:
+            return f"{name}: {job['runs-on']}"
+    return "".join(path.name for path in github.rglob("*.yaml"))  # GitHub reads them, we do not
 
 
 def rights(github: Path) -> str:
@@ -210,6 +212,7 @@ FAULTS = (
     (pins, "site.yml", "8.0.1", "8.0.2"),
     (triggers, "site.yml", "pull_request:", "pull_request_target:"),
     (triggers, "workflows/benchmark.yml", "on:\n", "on:\n  push:\n"),
+    (triggers, "test.yml", "ubuntu-24.04", "[linux, x64]"),
     (rights, "test.yml", "permissions: {}", "permissions: read-all"),
     (rights, "test.yml", READ, ""),
     (rights, "test.yml", "contents: read", "contents: write"),

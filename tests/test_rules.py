@@ -49,7 +49,8 @@ def demo(
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     quiet = "ignore:Conversion of an array"  # NumPy to Triton's interpreter
     command = [python, "-W", "error", "-W", quiet, "-m", module]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    options = {"capture_output": True, "text": True, "check": False, "timeout": 300}
+    return subprocess.run(command, cwd=folder, **options)
 
 
 def demos_shown(path: Path) -> list[str | None]:

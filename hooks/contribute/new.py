@@ -17,10 +17,10 @@ import yaml
 from mkdocs.exceptions import PluginError
 
 from hooks import DOCS, LANGUAGES, ROOT, SNIPPETS, glossary, labs, svg
-from hooks.contribute import mend, rules
+from hooks.contribute import mend, rules, safety
 from hooks.contribute.mend import TEMPLATES
 from hooks.errors import did_you_mean
-from hooks.text import read
+from hooks.text import plain, read
 from snippets._cli import copies
 
 EXAMPLE = "make new SECTION=convolution NAME=shuffle_units"
@@ -72,13 +72,16 @@ def refuse(section: str, name: str, title: str, chinese: str) -> None:
         raise PluginError(f"'{name}' cannot be the name of a concept; use {message}")
     if name in MODULES:
         raise PluginError(f"'{name}' is a word or module of Python; choose another name")
+    if safety.RESERVED.match(name):
+        raise PluginError(f"'{name}' cannot be the name of a file on Windows; choose another name")
     pages = [path for entry in found.values() for path in entry.files.values()]
     files = [*rules.pages(), *rules.snippets(), *rules.tests(), *rules.scripts()]
     for path in [*pages, *files, *labs.sources(), *svg.OUTPUT.rglob("*.svg")]:
         if path.name.split(".")[0].removeprefix("test_") == name:
             raise PluginError(f"'{name}' exists: {path.relative_to(ROOT)}; choose another name")
     for text in (title, chinese):
-        if re.search(r'[<>"$\\`*_|#{}\[\]\x00-\x1f]', text) or len(text) > LONGEST:
+        markup = re.search(r"[*_|#\[\]]", text) or (text and not plain(text))
+        if markup or len(text) > LONGEST:
             message = f"plain text of at most {LONGEST} signs, without markup"
             raise PluginError(f"{text!r} cannot be a title; write {message}")
 

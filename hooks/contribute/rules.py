@@ -30,7 +30,7 @@ from hooks import (
 )
 from hooks.contribute import mend, safety, terms
 from hooks.errors import did_you_mean, line_of, problem
-from hooks.text import load_yaml, openings, read, sections
+from hooks.text import load_yaml, openings, parse, read, sections
 from snippets._cli import library
 
 # What `new` leaves where something is still to be written.
@@ -197,7 +197,8 @@ def _wanted() -> set[tuple[str, str]]:
     """(language, page) for each page that a query wants."""
     text = read(QUERIES)
     found = set()
-    for query in load_yaml(text, QUERIES) or ():
+    queries = load_yaml(text, QUERIES) or []
+    for query in queries if isinstance(queries, list) else [queries]:
         try:
             found |= {(query["lang"], page) for page in query["want"]}
         except (KeyError, TypeError):
@@ -355,7 +356,9 @@ def names_are_unique() -> Problems:
 def shape_of_a_snippet(path: Path) -> Problems:
     """What it may import, what its header says, what it marks for the pages."""
     text = read(path)
-    tree = _parse(path)
+    tree = parse(path)
+    if path in labs.closure(path):
+        yield problem(path, 1, "imports itself, by way of other snippets; part them")
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -389,17 +392,9 @@ def _part(name: str) -> str:
     return f"put it between # --8<-- [start:{name}] and # --8<-- [end:{name}]"
 
 
-@cache
-def _parse(path: Path) -> ast.Module:
-    try:
-        return ast.parse(read(path))
-    except SyntaxError as error:
-        raise problem(path, error.lineno or 1, f"not Python: {error.msg}; mend it") from None
-
-
 def published_snippet_is_unchanged(path: Path) -> Problems:
     name = path.relative_to(SNIPPETS).with_suffix("").as_posix()
-    _parse(path)
+    parse(path)
     published = library.releases().get(library.release(), {}).get(name)
     if published and published != library.versions(name):
         message = "changed since its release; raise the number in pyproject.toml"

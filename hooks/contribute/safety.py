@@ -34,7 +34,10 @@ def check() -> Iterator[PluginError]:
     for path in sorted((DOCS / "labs").glob("*.py")):
         yield from lab(path)
     for path in sorted((DOCS / "assets").rglob("*.svg")):
-        yield from drawing(path.read_text("utf-8"), path)
+        try:
+            yield from drawing(path.read_text("utf-8"), path)
+        except (OSError, UnicodeDecodeError) as error:
+            yield problem(path, 1, f"cannot be read: {error}; `make figures` writes the file")
 
 
 # Files ------------------------------------------------------------------------------
@@ -59,8 +62,13 @@ UNSEEN = re.compile(
 )
 
 
+# What any system takes, and no shell for an option.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)  # by Windows
+
+
 def files(root: Path = ROOT) -> Iterator[PluginError]:
-    """Links out of the project, files of a kind that has no place, characters that no one sees."""
+    """Links out of the project, files of a name or kind without a place, characters unseen."""
     for folder in FOLDERS:
         for path in _below(root / folder):
             yield from _file(path, root)
@@ -81,6 +89,11 @@ def _file(path: Path, root: Path) -> Iterator[PluginError]:
     place = path.relative_to(root).parts
     if path.is_symlink():
         yield problem(path, 1, "a link to another file; put the file itself here")
+        return
+    names = [part for part in place if part != ".github"]
+    if any(not PLAIN_NAME.fullmatch(name) or RESERVED.match(name) for name in names):
+        message = "a name has a to z, digits, _ - . only, and is none that Windows keeps"
+        yield problem(path, 1, f"{message}; rename it")
         return
     page = place[0] == "docs" and len(place) > 1 and place[1] in LANGUAGES
     if (page and path.suffix != ".md") or (

@@ -10,6 +10,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,8 +19,8 @@ import yaml
 from markdown import Markdown
 from mkdocs.exceptions import PluginError
 
-from hooks import ROOT, contained, content, figures, formulas, glossary, labs, svg, text
-from hooks.contribute import safety
+from hooks import ROOT, contained, content, events, figures, formulas, glossary, labs, svg, text
+from hooks.contribute import rules, safety
 from snippets._cli import library
 
 HEAD = "---\ntitle: Title\ndescription: What it is.\n---\n\n# Title\n\n"
@@ -227,6 +228,10 @@ def test_code_without_an_end_is_refused(tmp_path: Path) -> None:
         "tags: ['&lt;img src=x&gt;']",
         "tags: ['[x](javascript:x)']",
         "title: '{{ config }}'",
+        r'title: "a\u202eb"',
+        r'title: "a\x00"',
+        "title: '[x]: javascript:alert(1)'",
+        "title: '![x][y]'",
     ],
 )
 def test_markup_in_front_matter_is_refused(tmp_path: Path, field: str) -> None:
@@ -234,6 +239,71 @@ def test_markup_in_front_matter_is_refused(tmp_path: Path, field: str) -> None:
     path.write_text(f"---\n{field}\n---\n# T\n", "utf-8")
     with pytest.raises(PluginError, match=":2: '.*' must be one line of plain text"):
         content.front_matter(path, "en")
+
+
+@pytest.mark.parametrize("end", ["...", "--- "])
+def test_front_matter_that_mkdocs_ends_sooner_is_refused(tmp_path: Path, end: str) -> None:
+    """What follows would be the page's text, and no rule on pages looks at it."""
+    path = tmp_path / "page.md"
+    path.write_text(f"---\ntitle: T\n{end}\n# <script>\n---\n# T\n", "utf-8")
+    with pytest.raises(PluginError, match=":3: .* ends the front matter for MkDocs"):
+        content.front_matter(path, "en")
+
+
+@pytest.mark.parametrize(
+    "planted", [r"\rule{900em}{30em}", r"\kern-99.5em", r"\raisebox{-40em}{x}"]
+)
+def test_a_formula_stays_in_its_place(planted: str) -> None:
+    assert "over the page" in formulas.render([(planted, False)])[0]["error"]
+
+
+LINES = [
+    "[",
+    "](",
+    "![](",
+    "[](",
+    "{#a",
+    "{.",
+    "<a",
+    "<!--",
+    "汉",
+    "汉A",
+    "--8<--",
+    "[[]",
+    "`a ``b ",
+]
+
+
+@pytest.mark.parametrize("planted", LINES)
+def test_a_line_that_would_take_minutes_to_read_is_refused(tmp_path: Path, planted: str) -> None:
+    path = page(tmp_path, planted * 40_000)
+    with pytest.raises(PluginError, match=rf":{BELOW}: \d+ signs on one line"):
+        list(safety.page(path))
+
+
+def test_a_file_that_would_take_minutes_to_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=":1: 400107 signs; a file has 300000 at most"):
+        text.read(page(tmp_path, "![\n" * 133_350))
+
+
+@pytest.mark.parametrize(
+    "planted", ["```a\n", "![\n", "](\n", "".join("`" * i + "\n" for i in range(9))]
+)
+def test_many_lines_are_read_in_seconds(tmp_path: Path, planted: str) -> None:
+    path = page(tmp_path, planted * (200_000 // len(planted)))
+    start = time.monotonic()
+    text.sections(path)
+    assert time.monotonic() - start < 5
+
+
+def test_a_folder_or_a_dead_link_in_place_of_a_page_is_no_crash(docs: Path) -> None:
+    (docs / "docs/en/a/folder.md").mkdir()
+    dead = docs / "docs/en/a/dead.md"
+    dead.symlink_to("/nowhere")
+    assert not content.pages("en")
+    assert "dead.md:1: a link to another file" in texts(safety.files(docs))[0]
+    with pytest.raises(PluginError, match=r"dead\.md:1: cannot be read"):
+        text.read(dead)
 
 
 def test_a_formula_loads_nothing_and_leads_nowhere() -> None:
@@ -339,6 +409,8 @@ TERM = {"id": "iou", "en": "IoU", "zh": "交并比", "define_en": "Overlap.", "d
         ("define_zh", "重叠。&lt;script&gt;"),
         ("define_zh", '--8<-- "concepts/sota.py"'),
         ("define_zh", "*重叠*{ onclick=alert(1) }"),
+        ("define_en", "[x]: javascript:alert(1)"),
+        ("define_en", "Overlap\u202e."),
         ("also", ["fine", "<svg onload=alert(1)>"]),
         ("page", ["concepts/sota"]),
         ("page", 1),
@@ -354,6 +426,25 @@ def test_a_glossary_entry_with_markup_is_refused(tmp_path: Path, field: str, val
     assert line >= 6, "not the line of the first entry"
 
 
+@pytest.mark.parametrize("planted", ["[{}]", "  - {}", "-\n  {}"])
+def test_a_glossary_of_another_form_is_refused(tmp_path: Path, planted: str) -> None:
+    path = tmp_path / "glossary.yml"
+    path.write_text(planted.format(json.dumps(TERM, ensure_ascii=False)), "utf-8")
+    with pytest.raises(PluginError, match=r"glossary\.yml:1: each term begins a line"):
+        glossary.load(path)
+
+
+@pytest.mark.parametrize("planted", ["5", "true", "abc", "- 5"])
+def test_queries_of_another_form_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    path = ROOT / "tests/site/none.yml"  # the message names it from the root
+    monkeypatch.setattr(rules, "QUERIES", path)
+    monkeypatch.setattr(rules, "read", lambda _: planted)
+    with pytest.raises(PluginError, match=r"none\.yml:1: .* is no query"):
+        rules._wanted.__wrapped__()
+
+
 @pytest.mark.parametrize(
     ("planted", "message"),
     [
@@ -361,6 +452,11 @@ def test_a_glossary_entry_with_markup_is_refused(tmp_path: Path, field: str, val
         ("a: &x [lol]\nb: [*x, *x]", "no & and \\* before values"),
         ("a: " + "[" * 100_000, "lists within lists"),
         ("- " * 100_000 + "a", "lists within lists"),
+        ("a: 2024-99-99", "not YAML: month must be"),
+        ("a: 0b_", "not YAML: invalid literal"),
+        ("a: " + "9" * 5000, "not YAML: Exceeds the limit"),
+        ("a: !!bool x", "not YAML: 'x'"),
+        ("a: !!timestamp x", "not YAML: "),
     ],
 )
 def test_yaml_that_runs_or_grows_is_refused(tmp_path: Path, planted: str, message: str) -> None:
@@ -441,6 +537,49 @@ def test_everything_is_looked_at(docs: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(any(f"{docs / name}:" in one for one in found) for name in planted), found
 
 
+@pytest.mark.parametrize(
+    "name", ["con.svg", "AUX", "-x.svg", "a b.svg", "a\nb.svg", "ｆ.svg", "а.svg"]
+)
+def test_names_that_a_system_or_a_shell_misreads_are_refused(docs: Path, name: str) -> None:
+    path = docs / "docs/assets" / name
+    path.parent.mkdir()
+    path.write_text("<svg/>", "utf-8")
+    (found,) = texts(safety.files(docs))
+    assert "a name has a to z" in found
+
+
+def test_hidden_files_are_not_published(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rule looks at them: they are an editor's."""
+    monkeypatch.setattr(events, "DOCS", docs / "docs")
+    for name in (".x.html", ".y/index.html", "seen.svg"):
+        path = docs / "docs/assets" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("<script>alert(1)</script>", "utf-8")
+    assert [uri for uri, _ in events.assets()] == ["assets/seen.svg"]
+
+
+@pytest.mark.parametrize(
+    ("planted", "message"),
+    [
+        ("x = " + "-" * 100_000 + "1", "not Python"),
+        ("x = " + "1+" * 100_000 + "1", "not Python"),
+        ("x = '\0'", "not Python"),
+        ("from . import nms", "imports a.py, which is not there"),
+        ("from .nothing import x", "imports nothing.py, which is not there"),
+        ("from ...hooks import x", "imports from outside"),
+        ("from .x import y", "imports itself"),
+    ],
+)
+def test_a_snippet_that_no_tool_can_read_is_refused(
+    docs: Path, monkeypatch: pytest.MonkeyPatch, planted: str, message: str
+) -> None:
+    monkeypatch.setattr(text, "LONGEST", 10**6)
+    path = docs / "snippets/a/x.py"
+    path.write_text(f"{planted}\n", "utf-8")
+    found = texts(rules.apply(rules.shape_of_a_snippet, path))
+    assert any(f"{path}:1: {message}" in one for one in found), found
+
+
 # Figures ------------------------------------------------------------------------------------
 
 SVG = '<svg viewBox="0 0 9 9" xmlns="http://www.w3.org/2000/svg">\n{}\n</svg>'
@@ -475,6 +614,18 @@ SVG = '<svg viewBox="0 0 9 9" xmlns="http://www.w3.org/2000/svg">\n{}\n</svg>'
 def test_a_figure_that_holds_more_than_drawing_is_refused(tmp_path: Path, planted: str) -> None:
     (found, *_) = texts(safety.drawing(SVG.format(planted), tmp_path / "x.svg"))
     assert re.search(r"x\.svg:2: .* in a figure; draw it by a script", found)
+
+
+@pytest.mark.parametrize("data", [b"<svg>\xff</svg>", None])
+def test_a_figure_that_cannot_be_read_is_refused(
+    docs: Path, monkeypatch: pytest.MonkeyPatch, data: bytes | None
+) -> None:
+    monkeypatch.setattr(safety, "DOCS", docs / "docs")
+    monkeypatch.setattr(safety, "files", list)
+    path = docs / "docs/assets/x.svg"
+    path.parent.mkdir()
+    path.write_bytes(data) if data else path.symlink_to("/nowhere")
+    assert "x.svg:1: cannot be read" in texts(safety.check())[0]
 
 
 def test_a_figure_of_the_house_passes() -> None:
@@ -630,6 +781,7 @@ ATTACKS = {
     "import os; os.mkdir('../x')": "this script writes ../x",
     "import os; os.symlink('/', {target!r} + 'x')": "this script writes",
     "import pathlib; pathlib.Path({target!r}).write_text('')": "this script writes .*target",
+    "import shutil; shutil.rmtree({target!r} + 's')": "this script writes .*targets",
     "figure.savefig({target!r} + '.svg')": r"this script writes .*target\.svg",
     "import subprocess; subprocess.run(['true'])": "this script starts a program",
     "import os; os.system('true')": "this script starts a program",
@@ -681,6 +833,8 @@ def answer(tmp_path: Path, planted: str, name: str = "x") -> object:
     home.mkdir(exist_ok=True)
     script.write_text(SCRIPT.format(planted, name), "utf-8")
     (tmp_path / "target").write_text("as it was", "utf-8")
+    (tmp_path / "targets").mkdir(exist_ok=True)
+    (tmp_path / "targets" / "file").touch()
     done = subprocess.run(
         [sys.executable, "-c", CONTAINED, str(script)],
         cwd=home,
@@ -690,6 +844,7 @@ def answer(tmp_path: Path, planted: str, name: str = "x") -> object:
         check=False,
     )
     assert (tmp_path / "target").read_text("utf-8") == "as it was"
+    assert (tmp_path / "targets" / "file").exists()
     return json.loads(done.stdout or json.dumps(done.stderr))
 
 
@@ -750,4 +905,9 @@ def test_figures_are_drawn_in_a_process_that_ends(
         drawn("import os; os._exit(1)")
     with pytest.raises(PluginError, match="has not ended"):
         drawn("import signal; signal.alarm(1)\n    while True: pass")
+    forged = (
+        "open('answer.json', 'w').write('{{\"../../x.en.svg\": \"\"}}'); import os; os._exit(0)"
+    )
+    with pytest.raises(PluginError, match=r"'\.\./\.\./x\.en\.svg' is no name of a figure"):
+        drawn(forged.replace("{{", "{").replace("}}", "}"))
     assert drawn("import os; assert 'GITHUB_TOKEN' not in os.environ").startswith("<svg")

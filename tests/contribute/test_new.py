@@ -112,6 +112,7 @@ REFUSED = {
     "lambda": "'lambda' is a word or module of Python; choose another name",
     "match": "is a word or module of Python",
     "random": "is a word or module of Python",
+    "con": "cannot be the name of a file on Windows",
     "torch": "is a word or module of Python",
     "index": "'index' exists: docs/en/basics/index.md",
     "centring": r"'centring' exists: .*centring.*; choose another name",
