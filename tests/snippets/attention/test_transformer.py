@@ -328,6 +328,10 @@ def test_parameters_are_counted(layers):
 def test_parameters_of_the_papers_models():
     assert sum(parameters(37000, 512, 2048, 6).values()) == 63_082_496
     assert sum(parameters(37000, 1024, 4096, 6).values()) == 214_245_376
+    with torch.device("meta"):
+        base = EncoderDecoder()
+    assert sum(p.numel() for p in base.parameters()) == 63_082_496 - 37000 * 512
+    assert base.encoder[5].attention.heads == base.decoder[5].cross.heads == 8
 
 
 @pytest.mark.parametrize(("m", "n", "layers"), [(5, 4, 1), (3, 7, 2)])

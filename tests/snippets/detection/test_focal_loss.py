@@ -220,6 +220,13 @@ def test_a_batch_equals_its_parts():
     assert whole.shape == (2, 3)
 
 
+def test_weights_of_another_precision():
+    rows, labels, weights = random_rows(3)
+    found = softmax_focal_loss(rows.float(), labels, weights.double())
+    expected = softmax_focal_loss(rows.float(), labels, weights.float())
+    assert_close(found, expected, rtol=0, atol=0)
+
+
 # Gradient ---------------------------------------------------------------------
 
 

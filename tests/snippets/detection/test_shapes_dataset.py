@@ -333,6 +333,10 @@ def test_shapes_lie_everywhere_and_may_be_cut_off():
         assert inner.histc(4, radius, size - radius).min() > len(inner) / 8
 
 
+def test_no_images():
+    assert shapes(0, seeded()) == []
+
+
 def test_how_often_empty_and_how_crowded():
     counts = torch.tensor([len(t["labels"]) for _, t in shapes(400, seeded(), 48, sides=(6, 9))])
     assert abs((counts == 0).float().mean() - 0.05) < 0.03

@@ -73,8 +73,9 @@ def test_darknet_53_and_the_numbers_in_the_official_weights():
     20 and float32 of all parameters and running statistics."""
     with torch.device("meta"):
         model = YOLOv3(80, COCO_PRIORS, *LARGE)
-    convs = [m for m in model.backbone.modules() if isinstance(m, nn.Conv2d)]
-    assert len(convs) == 52
+        default = Darknet()
+    for backbone in (model.backbone, default):
+        assert sum(isinstance(m, nn.Conv2d) for m in backbone.modules()) == 52
     assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 75
     parameters = sum(p.numel() for p in model.parameters())
     buffers = sum(b.numel() for name, b in model.named_buffers() if "running" in name)

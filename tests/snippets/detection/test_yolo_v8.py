@@ -561,6 +561,7 @@ def assigning(scores=((0.5,),), boxes=ONE, points=((4.0, 4.0),), truths=ONE, lab
         (lambda: v8_size("z"), r"n, s, m, l, x, got 'z'"),
         (lambda: YOLOv8(0), r"got 0 and 8"),
         (lambda: YOLOv8(widths=(8, 8)), r"got \[8, 8\] and \[1, 1, 1, 1\]"),
+        (lambda: YOLOv8(depths=(1, 1, 0, 1)), r"got \[.*\] and \[1, 1, 0, 1\]"),
         (lambda: YOLOv8()(torch.zeros(1, 1, 32, 32)), r"images must be \(B, 3, H, W\)"),
     ],
 )

@@ -157,6 +157,14 @@ def test_half_precision(name, dtype):
     assert_equals_pytorch(tensors, *options, tolerance=TOLERANCE[dtype])
 
 
+def test_the_weight_gradient_of_half_precision_can_stay_exact():
+    x, weight, _ = inputs(2, 8, 5, 5, 8, 3, 3, dtype=torch.bfloat16)
+    grad = torch.randn(2, 8, 3, 3).bfloat16()
+    found = module._weight_gradient(grad, x, weight, (1, 1), (0, 0), (1, 1), 1, exact=True)
+    expected = torch.nn.grad.conv2d_weight(x.double(), weight.shape, grad.double())
+    assert found.dtype == torch.float32 and distance(found, expected) < 1e-6
+
+
 def fused_by_definition(x, weight, scale, shift, residual, relu=True):
     out = F.conv2d(x, weight) * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
     out = out if residual is None else out + residual
