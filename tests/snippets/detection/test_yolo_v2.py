@@ -4,6 +4,7 @@ Yardstick: torch.nn.functional.pixel_unshuffle; plain loops.
 """
 
 import math
+import sys
 
 import pytest
 import torch
@@ -326,7 +327,8 @@ def test_everything_is_made_on_the_device_of_the_input_and_autocast_changes_litt
 
 
 def test_limits_of_detections_when_none_are_given(monkeypatch):
-    monkeypatch.setattr("snippets.detection.yolo_v2.pick_detections", lambda *args: args[3:])
+    module = sys.modules[YOLOv2.__module__]
+    monkeypatch.setattr(module, "pick_detections", lambda *args: args[3:])
     assert YOLOv2().eval().detect(torch.rand(1, 3, 64, 64)) == (0.01, 0.45, 400, 100)
 
 

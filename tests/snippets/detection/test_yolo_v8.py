@@ -473,7 +473,7 @@ def test_layout_does_not_matter_and_nothing_is_changed():
 
 
 def test_limits_of_detections_when_none_are_given(monkeypatch):
-    monkeypatch.setattr("snippets.detection.yolo_v8.pick_detections", lambda *args: args[3:])
+    monkeypatch.setattr(yolo_v8, "pick_detections", lambda *args: args[3:])
     assert YOLOv8().eval().detect(torch.rand(1, 3, 64, 64)) == (0.01, 0.7, 400, 100)
 
 
