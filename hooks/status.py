@@ -339,8 +339,8 @@ def _benchmarks(found: dict[str, Any], entries: dict[str, Entry], lang: str) -> 
     for folder in (results.FOLDER / name for name in results.SHOWN.values()):
         for suite in results.suites(folder):
             run = results.load(suite, folder)
-            commit = run.manifest.get("commit", "")[:12]
-            code = f"`{commit}`" if commit else words["unknown"]
+            commits = {noted.get("commit") for noted in (run.manifest, *run.rows)} - {None, ""}
+            code = ", ".join(f"`{c[:12]}`" for c in sorted(commits)) or words["unknown"]
             machine, day = run.manifest["device"]["name"], run.manifest["utc"][:10]
             yield f"| {suite} | {machine} | {len(run.rows)} | {day} | {code} |"
 

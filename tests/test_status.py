@@ -452,6 +452,7 @@ def test_ages_of_the_benchmarks() -> None:
     cells = [line.strip("| ").split(" | ") for line in lines]
     assert len(cells) >= 8 and all(re.fullmatch(r"20\d\d-\d\d-\d\d", day) for *_, day, _ in cells)
     assert all(int(rows) > 0 for _, _, rows, _, _ in cells)
+    assert all(re.fullmatch(r"`[0-9a-f]{12}`(, `[0-9a-f]{12}`)*", code) for *_, code in cells)
 
 
 def test_without_a_file_nothing_is_measured(file: Path) -> None:
