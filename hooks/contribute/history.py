@@ -45,7 +45,7 @@ class State:
 
 
 def git(root: Path, *args: str, stdin: bytes = b"") -> bytes:
-    settings = ("core.quotepath=off", "color.ui=false", "log.showSignature=false")
+    settings = ("color.ui=false", "log.showSignature=false")
     command = ["git", *(word for setting in settings for word in ("-c", setting)), *args]
     try:
         result = subprocess.run(command, cwd=root, input=stdin, capture_output=True, check=False)

@@ -336,7 +336,11 @@ def test_an_edit_is_seen_without_a_new_commit_and_a_commit_without_an_edit(
     assert project.lags()[0].commit.id == project.head()
 
 
-def test_renamed_pages_keep_their_history(project: Project) -> None:
+@pytest.mark.parametrize("setting", ["", "diff.renames false", "color.ui always"])
+def test_renamed_pages_keep_their_history(project: Project, setting: str) -> None:
+    """Whatever the settings of who looks."""
+    if setting:
+        project.git("config", *setting.split())
     project.commit(en=SAYS["en"][0] + SAYS["en"][1])
     commit = project.head()
     for lang in ("en", "zh"):  # one after the other
@@ -552,6 +556,15 @@ def test_what_was_stale_before_is_not_the_branchs_fault_unless_it_adds_to_it(
     assert ZH in project.run("--since", "main")
 
 
+def test_what_main_mends_meanwhile_is_not_the_branchs_fault(project: Project) -> None:
+    project.commit(en=SAYS["en"][0] + SAYS["en"][1])
+    project.git("switch", "--quiet", "--create", "topic")
+    project.git("switch", "--quiet", "main")
+    project.commit(zh=SAYS["zh"][0] + SAYS["zh"][1])
+    project.git("switch", "--quiet", "topic")
+    assert project.run("--since", "main") == ""
+
+
 def test_a_renamed_page_that_was_stale_before(project: Project) -> None:
     project.commit(en=SAYS["en"][0] + SAYS["en"][1])
     project.git("switch", "--quiet", "--create", "topic")
@@ -608,6 +621,7 @@ def test_a_deferred_section_passes_until_its_day(
     assert deferring.lags(), "readers see the note in any case"
     summary = stale.summary(TODAY, deferring.root)
     assert summary == stale.Summary({"en": 0, "zh": 1}, 1)
+    assert stale.summary(until, deferring.root).deferred == 1
     assert stale.summary(until + timedelta(1), deferring.root).deferred == 0
 
 
