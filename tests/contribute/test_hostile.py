@@ -68,6 +68,7 @@ HTML = [
     "- item\n\n    <script>alert(1)</script>",
     '??? question "<script>alert(1)</script>"\n\n    text',
     "<!-- learning-path --> <script>alert(1)</script>",
+    "<video\nsrc=x onerror=alert(1)\n>",
     # What ends a block of code: as many ` as began it, and nothing behind them.
     "```text\n```python\n```\n\n<script>alert(1)</script>\n\n```text\n```python\n```",
     "````text\n```\n````\n\n<script>alert(1)</script>\n\n````text\n````",
@@ -99,6 +100,7 @@ ATTRIBUTES = [
     "*Text*{ style=position:fixed }",
     "[x](https://example.org){ onfocus=alert(1) autofocus=1 }",
     "## Text { #__config }",
+    "For 5$ more.\n\n## Text for 5$ { #text onclick=alert(1) }",
     "Text.\n{ .md-overlay }",
 ]
 
