@@ -290,6 +290,34 @@ def test_touches_before_do_not_count_against_one_commit_in_both(project: Project
     assert project.behind() == []
 
 
+def of(**counts: int) -> lag.Texts:
+    """So many words of English, so many signs of Chinese, one always after another."""
+    return {lang: tuple(f"{lang}{i}" for i in range(n)) for lang, n in counts.items()}
+
+
+DAYS = [history.Commit(str(n), f"2026-01-0{n}", "") for n in range(1, 5)]
+
+
+def test_who_says_most_in_the_end_is_ahead() -> None:
+    texts = [of(en=40, zh=60), of(en=52, zh=60), of(en=52, zh=60 + 90)]
+    steps = list(zip(DAYS, texts))
+    assert (found := lag.follow("p", "", steps[:2])) and found.behind == "zh"
+    assert (found := lag.follow("p", "", steps)) and found.behind == "en"
+    assert found.commit == DAYS[2]
+
+
+def test_a_section_changes_by_its_whole_at_most() -> None:
+    found = lag.follow("p", "", list(zip(DAYS, [of(en=60, zh=90), of(en=5, zh=90)])))
+    assert found and found.words == 55 and found.share == 1
+
+
+def test_it_begins_with_the_first_state_in_both_languages() -> None:
+    english = history.State(DAYS[0], {"en": "Many words " * 9, "zh": None})
+    both = history.State(DAYS[1], {"en": "Many words " * 9, "zh": "很多字" * 9})
+    (steps,) = lag._steps([english, both]).values()
+    assert [commit for commit, _ in steps] == [DAYS[1]]
+
+
 def test_what_is_taken_back_makes_nothing_stale(project: Project) -> None:
     project.commit(en=SAYS["en"][0] + SAYS["en"][1])
     project.commit(en=SAYS["en"][0])
